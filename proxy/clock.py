@@ -1,0 +1,50 @@
+"""The one place that reads clocks and sleeps.
+
+Deadlines count on ``now()``: CLOCK_BOOTTIME, which runs through suspend, where it exists, else the monotonic clock; the
+wall clock serves display and the detection of jumps only. Everything that needs time takes a ``Clock`` argument, so
+that tests can move it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Time as the gateway sees it."""
+
+    def now(self) -> float:
+        """Returns seconds on a clock that never jumps and runs through suspend; its zero has no meaning."""
+
+    def wall(self) -> float:
+        """Returns seconds since the Unix epoch; may jump."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits that many seconds; zero or less only yields."""
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    __slots__ = ()
+
+    if hasattr(time, "CLOCK_BOOTTIME"):
+
+        def now(self) -> float:
+            """Returns seconds on CLOCK_BOOTTIME."""
+            return time.clock_gettime(time.CLOCK_BOOTTIME)
+    else:  # pragma: no cover  # not Linux
+
+        def now(self) -> float:
+            """Returns seconds on the monotonic clock."""
+            return time.monotonic()  # noqa: TID251
+
+    def wall(self) -> float:
+        """Returns seconds since the Unix epoch."""
+        return time.time()  # noqa: TID251
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits on the event loop."""
+        await asyncio.sleep(seconds)  # noqa: TID251

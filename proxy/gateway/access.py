@@ -1,0 +1,94 @@
+"""Who may use the gateway: anyone who can open the port acts as the service account, so these rules come first.
+
+Pure checks over the peer's address and the request's fields. The answer is a ``Problem`` or nothing. The client's own
+claims (``X-Forwarded-*``) never count: only the socket's peer does.
+
+Source: Fetch Metadata (Sec-Fetch-Site), RFC 6454 (Origin).
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from proxy.errors import Problem
+from proxy.gateway.settings import AccessRules, BrowserRequests, Network
+from proxy.http1.fields import Fields, values
+
+_FOREIGN_SITES = frozenset({b"cross-site", b"same-site"})
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a client's connection: an IP address, or None for a unix socket."""
+
+    address: IPv4Address | IPv6Address | None
+
+    @classmethod
+    def from_peername(cls, peername: object) -> Peer:
+        """Returns the peer for what a transport tells as `peername`; IPv4-mapped IPv6 counts as IPv4."""
+        if not isinstance(peername, tuple) or not peername:
+            return cls(None)
+        address = ip_address(str(peername[0]).partition("%")[0])  # without the zone of a link-local address
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return cls(address)
+
+    def inside(self, networks: tuple[Network, ...]) -> bool:
+        """Tells whether the peer's address lies in one of the networks; a unix-socket peer lies in none."""
+        return self.address is not None and any(self.address in network for network in networks)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Access rules made ready for requests."""
+
+    rules: AccessRules
+    route_hosts: tuple[bytes, ...] = ()  # hosts of routes count as listed; "*.example" takes any label in front
+    _hosts: frozenset[bytes] = field(init=False)
+    _suffixes: tuple[bytes, ...] = field(init=False)
+    _any_host: bool = field(init=False)
+    _origins: frozenset[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        hosts = (*self.rules.allowed_hosts, *self.route_hosts)
+        object.__setattr__(self, "_hosts", frozenset(host for host in hosts if not host.startswith(b"*")))
+        object.__setattr__(self, "_suffixes", tuple(host[1:] for host in hosts if host.startswith(b"*.")))
+        object.__setattr__(self, "_any_host", b"*" in hosts)
+        object.__setattr__(self, "_origins", frozenset(origin.lower() for origin in self.rules.allowed_origins))
+
+    def client_refused(self, peer: Peer) -> Problem | None:
+        """Refuses a peer outside the allowed networks; unix-socket peers pass (the file's mode guards those)."""
+        if peer.address is None or peer.inside(self.rules.allowed_clients):
+            return None
+        return Problem.CLIENT_NOT_ALLOWED
+
+    def host_refused(self, host: bytes | None) -> Problem | None:
+        """Refuses a Host that is not listed (DNS rebinding); None is an HTTP/1.0 request without one, which passes."""
+        if host is None or self._any_host or host in self._hosts or (self._suffixes and host.endswith(self._suffixes)):
+            return None
+        return Problem.HOST_NOT_ALLOWED
+
+    def request_refused(self, fields: Fields, authority: bytes | None) -> Problem | None:
+        """Refuses what a foreign web page made a browser send, and a request without the shared key.
+
+        `authority` is the request's own host and port, lower-case: an Origin equal to it is not foreign.
+        """
+        if self.rules.browser_requests is BrowserRequests.REFUSE and self._from_foreign_page(fields, authority):
+            return Problem.BROWSER_REFUSED
+        key = self.rules.required_header
+        if key is not None:
+            shown = values(fields, key.name.lower())
+            expected = key.value.read().reveal().encode()
+            if len(shown) != 1 or not hmac.compare_digest(shown[0], expected):
+                return Problem.KEY_REQUIRED
+        return None
+
+    def _from_foreign_page(self, fields: Fields, authority: bytes | None) -> bool:
+        origins = [origin.lower() for origin in values(fields, b"origin")]
+        if origins and all(origin in self._origins for origin in origins):
+            return False
+        if any(site.lower() in _FOREIGN_SITES for site in values(fields, b"sec-fetch-site")):
+            return True
+        return any(origin.partition(b"://")[2] != authority or authority is None for origin in origins)

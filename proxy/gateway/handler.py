@@ -1,0 +1,304 @@
+"""A request's whole story, top to bottom, on the general path: an aiohttp ``web.Server`` handler.
+
+match, token, rewrite (all in ``decide``), exchange, rescue, relay. Helpers stand below their caller in order of use.
+Every failure is a ``GatewayError`` that ``rescue`` turns into one reply; ``RequestRecord`` counts and logs once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from aiohttp import web
+
+from proxy.clock import Clock
+from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
+from proxy.gateway import rescue, rewrite
+from proxy.gateway.access import Peer
+from proxy.gateway.decide import Facts, Forward, NeedToken, decide, forward, request_id
+from proxy.gateway.problem import Reply
+from proxy.gateway.record import RequestRecord
+from proxy.gateway.relay import ClientGone, ClientStream, RequestBody
+from proxy.gateway.settings import LogSettings
+from proxy.gateway.snapshot import RoutePlan, Snapshot
+from proxy.gateway.traffic import Traffic
+from proxy.http1.framing import Framing
+from proxy.http1.wire import ResponseHead
+from proxy.tasks import Tasks
+from proxy.tokens.access_token import AccessToken
+from proxy.tokens.source import Replacement
+from proxy.units import SECONDS
+from proxy.upstream.exchange import Exchange
+
+_log = logging.getLogger("proxy.gateway")
+_RETRY_PAUSE_S = 0.05 * SECONDS  # doubled for each further try to connect
+
+
+class Handler:
+    """Serves one request after the other; the snapshot may be replaced between two."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        clock: Clock,
+        tasks: Tasks,
+        new_request_id: Callable[[], bytes],
+        log: LogSettings,
+    ) -> None:
+        self.snapshot = snapshot
+        self.traffic = Traffic()
+        self._clock = clock
+        self._tasks = tasks
+        self._new_request_id = new_request_id
+        self._log_settings = log
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Serves a request and tells aiohttp how it ended."""
+        snapshot = self.snapshot
+        client = ClientStream(request, snapshot.limits)
+        peer = Peer.from_peername(request.get_extra_info("peername"))
+        facts = Facts(
+            peer=peer,
+            secure=request.get_extra_info("sslcontext") is not None,
+            request_id=request_id(client.head.fields, self._new_request_id()),
+        )
+        record = RequestRecord(
+            snapshot,
+            self._clock,
+            method=client.head.method,
+            target=client.head.target,
+            peer="unix" if peer.address is None else str(peer.address),
+            request_id=facts.request_id,
+            settings=self._log_settings,
+        )
+        task = asyncio.current_task()
+        assert task is not None
+        self.traffic.begin(task)
+        try:
+            await self._serve(client, facts, record, snapshot)
+        except GatewayError as error:
+            await self._fail(client, record, error)
+        except asyncio.CancelledError:
+            if not self.traffic.cut_off or client.started:
+                client.abort()
+                record.failed(ClientGone() if not self.traffic.cut_off else Refusal(Problem.DRAINING))
+                raise
+            await self._fail(client, record, Refusal(Problem.DRAINING, retry_after_s=1.0))
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets a plain answer
+            # the type and the place alone: the text may quote what a peer sent
+            _log.exception("internal error", extra={"fields": {"request_id": record.request_id.decode("ascii")}})
+            internal = GatewayError(ErrorType.PROXY_INTERNAL_ERROR, Side.GATEWAY, type(error).__name__)
+            await self._fail(client, record, internal)
+        finally:
+            record.response_octets = client.octets_out
+            record.finish()
+            self.traffic.end(task)
+        return client.outcome()
+
+    async def _serve(self, client: ClientStream, facts: Facts, record: RequestRecord, snapshot: Snapshot) -> None:
+        """The request, from decision to last byte."""
+        decision = decide(client.head, facts, snapshot, self._clock.now())
+        if isinstance(decision, NeedToken):
+            plan = decision.admitted.plan
+            record.routed(plan)
+            decision = forward(decision.admitted, await _obtained(plan))
+        elif isinstance(decision, Forward):
+            record.routed(decision.admitted.plan)
+        if isinstance(decision, Reply):
+            await self._reply(client, record, decision)
+            return
+        route = decision.admitted.plan.route
+        body = RequestBody(
+            client,
+            decision.admitted.framing,
+            hold_octets=route.on_unauthorized.max_replay_body,
+            limit_octets=decision.admitted.body_limit,
+            on_read=lambda octets: _count_request_octets(record, octets),
+        )
+        try:
+            async with asyncio.timeout(route.timeouts.total_s or None):
+                exchange, response, framing = await self._answered(decision, body, client, record)
+                try:
+                    rewrite.refuse_reflection(response, decision.token)
+                    await self._relay(exchange, response, framing, client, record)
+                finally:
+                    exchange.close()
+                    await body.stop()
+        except TimeoutError:
+            raise GatewayError(ErrorType.HTTP_RESPONSE_TIMEOUT, Side.UPSTREAM, "total time is over") from None
+
+    async def _answered(
+        self, decision: Forward, body: RequestBody, client: ClientStream, record: RequestRecord
+    ) -> tuple[Exchange, ResponseHead, Framing]:
+        """Sends the request until there is an answer to relay: once, or again where ``rescue`` allows it."""
+        plan = decision.admitted.plan
+        plan.retry_budget.earn()
+        exchange, response, framing = await self._tried(decision, body, client, record)
+        if decision.token is None or plan.source is None or not rescue.token_rejected(response):
+            return exchange, response, framing
+        try:
+            renewed = await self._renewed(decision.token, plan, body, record)
+            if renewed is None:
+                return exchange, response, framing
+            await body.stop()
+            exchange.close()
+        except BaseException:
+            exchange.close()
+            raise
+        exchange, response, framing = await self._tried(forward(decision.admitted, renewed), body, client, record)
+        record.replayed("still_unauthorized" if rescue.token_rejected(response) else "ok")
+        return exchange, response, framing
+
+    async def _tried(
+        self, decision: Forward, body: RequestBody, client: ClientStream, record: RequestRecord
+    ) -> tuple[Exchange, ResponseHead, Framing]:
+        """Sends the request; sends it again while nothing of it can have been processed and the budget lasts."""
+        admitted, plan = decision.admitted, decision.admitted.plan
+        tries = 0
+        fresh = False
+        while True:
+            exchange = Exchange(plan.pool, on_informational=client.informational)
+            try:
+                response, framing = await self._attempt(exchange, decision, body, client, record, fresh=fresh)
+            except TokenExpiredOnTheWayError:
+                exchange.close()
+                decision = forward(admitted, await _obtained(plan))
+            except GatewayError as error:
+                exchange.close()
+                await body.stop()
+                tries += 1
+                again = rescue.may_send_again(error, method=admitted.head.method, body_held=body.held)
+                if not again or tries > plan.route.retries.connect or not plan.retry_budget.spend():
+                    raise
+                record.failed(error)
+                fresh = True  # a second idle connection may be as stale as the first
+                if error.error_type is ErrorType.CONNECTION_REFUSED:
+                    await self._clock.sleep(_RETRY_PAUSE_S * 2 ** (tries - 1))
+            except BaseException:
+                exchange.close()
+                await body.stop()
+                raise
+            else:
+                return exchange, response, framing
+
+    async def _attempt(
+        self,
+        exchange: Exchange,
+        decision: Forward,
+        body: RequestBody,
+        client: ClientStream,
+        record: RequestRecord,
+        *,
+        fresh: bool,
+    ) -> tuple[ResponseHead, Framing]:
+        """One exchange up to the response's head. The token is looked at again once a connection is held."""
+        admitted = decision.admitted
+        timeouts = admitted.plan.route.timeouts
+        await exchange.open(connect_timeout_s=timeouts.connect_s, fresh=fresh)
+        if decision.token is not None and not decision.token.usable(self._clock.now()):
+            raise TokenExpiredOnTheWayError
+        if admitted.expects_continue:
+            await client.send_continue()
+        record.sent()
+        exchange.start(decision.head, method=admitted.head.method, body_expected=body.exists)
+        if not body.exists:
+            response = await exchange.response(timeouts.first_byte_s)
+        else:
+            response = await self._response_during(body, exchange, timeouts.first_byte_s, timeouts.idle_s)
+        record.answered()
+        return response
+
+    async def _response_during(
+        self, body: RequestBody, exchange: Exchange, first_byte_s: float, idle_s: float
+    ) -> tuple[ResponseHead, Framing]:
+        """Awaits the response's head while the body goes out; the time to first byte counts from the body's end."""
+        pumping = body.start(exchange, self._tasks, write_timeout_s=idle_s)
+        waiting = self._tasks.start(exchange.response(None), name="response head")
+        try:
+            await asyncio.wait({pumping, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return waiting.result()
+            failure = pumping.exception()
+            if failure is not None and not (
+                isinstance(failure, GatewayError)
+                and failure.side is Side.UPSTREAM
+                and failure.error_type is not ErrorType.CONNECTION_WRITE_TIMEOUT
+            ):
+                raise failure  # the client's, or ours; an upstream that reads no more may still answer
+            try:
+                async with asyncio.timeout(first_byte_s or None):
+                    return await waiting
+            except TimeoutError:
+                raise GatewayError(ErrorType.HTTP_RESPONSE_TIMEOUT, Side.UPSTREAM, "no response in time") from None
+        finally:
+            waiting.cancel()
+
+    async def _renewed(
+        self, rejected: AccessToken, plan: RoutePlan, body: RequestBody, record: RequestRecord
+    ) -> AccessToken | None:
+        """Answers the upstream's refusal of a token: a newer token to send once more, or None to relay the 401."""
+        assert plan.source is not None
+        if plan.source.replace(rejected) is Replacement.SUPPRESSED:
+            record.replayed("suppressed")
+            return None
+        if not (plan.route.on_unauthorized.replay and body.held and body.complete):
+            record.replayed("not_replayable")
+            return None
+        try:
+            return await _obtained(plan)
+        except GatewayError as error:
+            record.replayed("failed")
+            record.failed(error)
+            return None
+
+    async def _relay(
+        self, exchange: Exchange, response: ResponseHead, framing: Framing, client: ClientStream, record: RequestRecord
+    ) -> None:
+        """Passes the response on as it comes. Once its head is out, a failure can only be shown by cutting it off."""
+        plan = record.plan
+        assert plan is not None
+        fields = rewrite.inbound_fields(response, plan.route, method=client.head.method)
+        record.replied(response.status)
+        unread = not client.body_complete  # the rest of an unread body would be read as the next request
+        await client.begin(response.status, response.reason, fields, framing, close=self.traffic.draining or unread)
+        try:
+            while (data := await exchange.read(plan.route.timeouts.idle_s)) is not None:
+                await client.send(data)
+        except GatewayError as error:
+            record.failed(error)
+            client.abort()
+            return
+        await client.end()
+        exchange.finish()
+
+    async def _fail(self, client: ClientStream, record: RequestRecord, error: GatewayError) -> None:
+        """Tells the client of a failure, if it can still be told."""
+        record.failed(error)
+        if isinstance(error, ClientGone) or client.started:
+            client.abort()
+        else:
+            await self._reply(client, record, rescue.reply_to(error, record.request_id))
+
+    async def _reply(self, client: ClientStream, record: RequestRecord, reply: Reply) -> None:
+        record.refused(reply)
+        record.replied(reply.status)
+        try:
+            await client.reply(reply, close=self.traffic.draining or not client.body_complete)
+        except ClientGone as gone:
+            record.failed(gone)
+
+
+class TokenExpiredOnTheWayError(Exception):
+    """The token stopped being usable while the request waited for a connection; nothing was sent."""
+
+
+async def _obtained(plan: RoutePlan) -> AccessToken:
+    """Waits for the route's token, within the route's bound. Raises TokenUnavailable (503, Retry-After)."""
+    assert plan.source is not None
+    return await plan.source.obtain(plan.route.timeouts.token_s)
+
+
+def _count_request_octets(record: RequestRecord, octets: int) -> None:
+    record.request_octets += octets

@@ -1,0 +1,165 @@
+"""One request's record: timings, octets, outcome; the one place that counts and logs a request, once, on every path.
+
+An executor makes a record when a request's head is there, notes what happens, and calls ``finish``. Log lines hold the
+path and the names of query parameters, never a query's values, a field's value or a token.
+"""
+
+from __future__ import annotations
+
+from proxy.clock import Clock
+from proxy.errors import GatewayError, Side
+from proxy.gateway.problem import Reply
+from proxy.gateway.settings import LogSettings
+from proxy.gateway.snapshot import RoutePlan, Snapshot
+from proxy.log import access_line, redact_query
+from proxy.metrics import RouteMetrics
+
+CLIENT_LEFT = 499  # as nginx counts a client that closed before its answer was whole
+
+
+class RequestRecord:
+    """What is known of one request so far."""
+
+    __slots__ = (
+        "_clock",
+        "_finished",
+        "_metrics",
+        "_settings",
+        "_snapshot",
+        "error",
+        "first_byte_s",
+        "method",
+        "peer",
+        "plan",
+        "replay",
+        "request_id",
+        "request_octets",
+        "response_octets",
+        "sent_s",
+        "started_s",
+        "status",
+        "target",
+        "tries",
+        "upstream_s",
+    )
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        clock: Clock,
+        *,
+        method: bytes,
+        target: bytes,
+        peer: str,
+        request_id: bytes,
+        settings: LogSettings,
+    ) -> None:
+        self._snapshot = snapshot
+        self._clock = clock
+        self._settings = settings
+        self._metrics: RouteMetrics | None = None
+        self._finished = False
+        self.method = method
+        self.target = target
+        self.peer = peer
+        self.request_id = request_id
+        self.plan: RoutePlan | None = None
+        self.status = 0  # of the answer; 0 while nothing was sent
+        self.error: GatewayError | None = None
+        self.request_octets = 0
+        self.response_octets = 0
+        self.tries = 0
+        self.replay: str | None = None
+        self.started_s = clock.now()
+        self.sent_s: float | None = None  # when the request went to the upstream (the last try)
+        self.upstream_s: float | None = None  # from there to the response's head, seconds
+        self.first_byte_s: float | None = None  # from the request's head to the first octet for the client, seconds
+
+    def routed(self, plan: RoutePlan) -> None:
+        """Notes the route; its requests in flight count from here."""
+        self.plan = plan
+        self._metrics = plan.metrics
+        plan.metrics.in_flight += 1
+
+    def sent(self) -> None:
+        """Notes that a try goes to the upstream now."""
+        self.tries += 1
+        self.sent_s = self._clock.now()
+
+    def answered(self) -> None:
+        """Notes that the upstream's response head is there."""
+        if self.sent_s is not None:
+            self.upstream_s = self._clock.now() - self.sent_s
+            if self._metrics is not None:
+                self._metrics.upstream_durations.observe(self.upstream_s)
+
+    def replied(self, status: int) -> None:
+        """Notes the status that the client gets."""
+        self.status = status
+        self.first_byte_s = self._clock.now() - self.started_s
+
+    def refused(self, reply: Reply) -> None:
+        """Notes a reply of the gateway's own."""
+        if reply.problem is not None:
+            self._snapshot.metrics.count_refused(reply.problem)
+        if reply.error is not None:
+            self.failed(reply.error)
+
+    def failed(self, error: GatewayError) -> None:
+        """Notes a failure; one of the upstream is counted by its type."""
+        self.error = error
+        if error.side is Side.UPSTREAM and self._metrics is not None:
+            self._metrics.count_upstream_error(error.error_type)
+
+    def replayed(self, result: str) -> None:
+        """Notes what came of a token that the upstream refused."""
+        self.replay = result
+        if self._metrics is not None:
+            self._metrics.count_replay(result)
+
+    def finish(self) -> None:
+        """Counts and logs the request. Idempotent."""
+        if self._finished:
+            return
+        self._finished = True
+        duration_s = self._clock.now() - self.started_s
+        metrics = self._metrics
+        if metrics is None:
+            metrics = self._snapshot.metrics.unmatched
+        else:
+            metrics.in_flight -= 1
+        metrics.count_request(self.method, self.status or CLIENT_LEFT)
+        metrics.durations.observe(duration_s)
+        metrics.request_body_bytes += self.request_octets
+        metrics.response_body_bytes += self.response_octets
+        if self._settings.access:
+            access_line(self._line(duration_s))
+
+    def _line(self, duration_s: float) -> dict[str, object]:
+        line: dict[str, object] = {
+            "request_id": self.request_id.decode("latin-1"),
+            "client": self.peer,
+            "method": self.method.decode("latin-1"),
+            "target": redact_query(self.target) if self._settings.redact_query else self.target.decode("latin-1"),
+            "status": self.status or CLIENT_LEFT,
+            "duration_ms": round(duration_s * 1000, 1),
+            "request_bytes": self.request_octets,
+            "response_bytes": self.response_octets,
+        }
+        if self.plan is not None:
+            line["route"] = self.plan.route.name
+            line["credential"] = self.plan.route.credential or "none"
+            line["tries"] = self.tries
+        if self.sent_s is not None:
+            line["before_upstream_ms"] = round((self.sent_s - self.started_s) * 1000, 1)
+        if self.upstream_s is not None:
+            line["upstream_ms"] = round(self.upstream_s * 1000, 1)
+        if self.first_byte_s is not None:
+            line["first_byte_ms"] = round(self.first_byte_s * 1000, 1)
+        if self.replay is not None:
+            line["replay"] = self.replay
+        if self.error is not None:
+            line["failed"] = str(self.error.side)
+            line["error"] = str(self.error.error_type)
+            line["detail"] = self.error.detail
+        return line

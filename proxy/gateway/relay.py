@@ -1,0 +1,231 @@
+"""The client's side of one request on the general path: what aiohttp's request and transport do for us, in our words.
+
+Heads and bodies are written as our own bytes through ``request.writer``: aiohttp's ``StreamResponse`` would add fields
+(Content-Type, Server), re-spell names and lose octets above 0x7F. Only public parts of aiohttp are used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from email.utils import formatdate
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
+from proxy.gateway.problem import Reply
+from proxy.gateway.settings import Limits
+from proxy.http1.fields import Field, end_to_end
+from proxy.http1.framing import LAST_CHUNK, BodyKind, Framing, encode_chunk
+from proxy.http1.wire import RequestHead, ResponseHead, response_head
+from proxy.tasks import Tasks
+from proxy.upstream.exchange import Exchange
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class ClientGone(GatewayError):
+    """The client closed its connection before its answer was whole."""
+
+    def __init__(self, detail: str = "the client closed the connection") -> None:
+        super().__init__(ErrorType.CONNECTION_TERMINATED, Side.CLIENT, detail)
+
+
+class Sent(web.StreamResponse):
+    """Tells aiohttp that an answer is already on the wire, and whether the connection may serve another request."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        super().__init__()
+        self._keep_alive = keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Does nothing: the head was written."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Does nothing: the body was written."""
+
+
+class ClientStream:
+    """One request and its answer. Every wait is bounded by the limits."""
+
+    def __init__(self, request: web.BaseRequest, limits: Limits) -> None:
+        self._request = request
+        self._limits = limits
+        self._framing = Framing(BodyKind.NONE)
+        self.head = RequestHead(
+            method=request.method.encode("latin-1"),
+            target=request.raw_path.encode("utf-8", "surrogateescape"),
+            version=(request.version.major, request.version.minor),
+            fields=tuple((name, value.strip(b" \t")) for name, value in request.raw_headers),
+        )
+        self.started = False  # the head of the final answer was written
+        self.keep_alive = request.keep_alive
+        self.continued = False
+        self.octets_out = 0
+
+    @property
+    def body_complete(self) -> bool:
+        """Tells whether the whole request body was read."""
+        return self._request.content.is_eof() and self._request.content.at_eof()
+
+    async def read(self) -> bytes:
+        """Returns the next octets of the request body, b"" at its end.
+
+        Raises Refusal(REQUEST_TIMEOUT) if none come in time, Refusal(BAD_REQUEST) if the body is malformed or cut.
+        """
+        content = self._request.content
+        if data := content.read_nowait():
+            return data
+        if content.at_eof():
+            return b""
+        try:
+            async with asyncio.timeout(self._limits.body_idle_timeout_s or None):
+                return await content.readany()
+        except TimeoutError:
+            raise Refusal(Problem.REQUEST_TIMEOUT, "the request body stalled") from None
+        except (ConnectionError, OSError) as error:
+            raise ClientGone from error
+        except web.RequestPayloadError as error:
+            raise Refusal(Problem.BAD_REQUEST, "malformed request body") from error
+
+    async def send_continue(self) -> None:
+        """Sends 100 Continue once, unless the answer has begun."""
+        if not self.continued and not self.started:
+            self.continued = True
+            await self._write(_CONTINUE)
+
+    async def reply(self, reply: Reply, *, close: bool) -> None:
+        """Sends a whole answer of the gateway's own."""
+        length = Framing(BodyKind.LENGTH, len(reply.body))
+        if reply.status == 204:
+            length = Framing(BodyKind.NONE)
+        await self.begin(reply.status, reply.reason, list(reply.fields), length, close=close or reply.close)
+        if reply.body and self.head.method != b"HEAD":
+            await self.send(reply.body)
+        await self.end()
+
+    async def begin(self, status: int, reason: bytes, fields: list[Field], framing: Framing, *, close: bool) -> None:
+        """Sends the answer's head. `framing` says how long the body is; how it is framed depends on the client.
+
+        A body of unknown length goes chunked to HTTP/1.1 and until close to HTTP/1.0 (RFC 9112 §6.3).
+        """
+        version_11 = self.head.version >= (1, 1)
+        if framing.kind in {BodyKind.CHUNKED, BodyKind.UNTIL_CLOSE} and not version_11:
+            framing = Framing(BodyKind.UNTIL_CLOSE)
+        elif framing.kind is BodyKind.UNTIL_CLOSE:
+            framing = Framing(BodyKind.CHUNKED)
+        self._framing = framing
+        self.keep_alive = self.keep_alive and not close and framing.kind is not BodyKind.UNTIL_CLOSE
+        if framing.kind is BodyKind.LENGTH:
+            fields.append((b"Content-Length", b"%d" % framing.length))
+        elif framing.kind is BodyKind.CHUNKED and self.head.method != b"HEAD":
+            fields.append((b"Transfer-Encoding", b"chunked"))
+        if not any(name.lower() == b"date" for name, _ in fields):
+            fields.append((b"Date", formatdate(usegmt=True).encode("ascii")))
+        if not self.keep_alive:
+            fields.append((b"Connection", b"close"))
+        elif not version_11:
+            fields.append((b"Connection", b"keep-alive"))
+        self.started = True
+        await self._write(response_head(status, reason, tuple(fields)))
+
+    async def informational(self, head: ResponseHead) -> None:
+        """Passes an interim response on; HTTP/1.0 clients get none (RFC 9110 §15.2)."""
+        if self.head.version >= (1, 1) and not self.started:
+            fields = end_to_end(head.fields)
+            await self._write(response_head(head.status, head.reason, fields))
+
+    async def send(self, data: bytes) -> None:
+        """Sends octets of the answer's body and waits while the client does not read."""
+        self.octets_out += len(data)
+        await self._write(encode_chunk(data) if self._framing.kind is BodyKind.CHUNKED else data)
+
+    async def end(self) -> None:
+        """Ends the answer's body."""
+        if self._framing.kind is BodyKind.CHUNKED and self.head.method != b"HEAD":
+            await self._write(LAST_CHUNK)
+
+    def abort(self) -> None:
+        """Cuts the connection, so that the client sees that its answer is not whole."""
+        self.keep_alive = False
+        if (transport := self._request.transport) is not None:
+            transport.abort()
+
+    def outcome(self) -> Sent:
+        """Returns what aiohttp is told at the end."""
+        return Sent(keep_alive=self.keep_alive and self.started)
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._limits.write_idle_timeout_s or None):
+                await self._request.writer.write(data)
+                await self._request.writer.drain()
+        except TimeoutError:
+            self.abort()
+            raise ClientGone("the client does not read its answer") from None
+        except ConnectionError as error:
+            raise ClientGone from error
+
+
+class RequestBody:
+    """A request's body on its way to the upstream; its start is held, so that a small body can be sent again."""
+
+    def __init__(
+        self,
+        client: ClientStream,
+        framing: Framing,
+        *,
+        hold_octets: int,
+        limit_octets: int,
+        on_read: Callable[[int], None],
+    ) -> None:
+        self._client = client
+        self._chunked = framing.kind is BodyKind.CHUNKED
+        self._hold_octets = hold_octets
+        self._limit_octets = limit_octets
+        self._on_read = on_read
+        self._pieces: list[bytes] = []
+        self._octets = 0
+        self._pump: asyncio.Task[None] | None = None
+        self.exists = self._chunked or (framing.kind is BodyKind.LENGTH and framing.length > 0)
+        self.complete = not self.exists
+        self.held = True  # all that was read so far is held: the body can start again
+
+    def start(self, exchange: Exchange, tasks: Tasks, *, write_timeout_s: float) -> asyncio.Task[None]:
+        """Starts to send the body; the task ends when all of it was sent. One at a time."""
+        self._pump = tasks.start(self._send_all(exchange, write_timeout_s), name="request body")
+        return self._pump
+
+    async def stop(self) -> None:
+        """Stops sending, if it still goes on."""
+        pump, self._pump = self._pump, None
+        if pump is not None and not pump.done():
+            pump.cancel()
+            await asyncio.wait({pump})
+
+    async def _send_all(self, exchange: Exchange, write_timeout_s: float) -> None:
+        """Sends first what is held, then what comes from the client."""
+        for piece in list(self._pieces):
+            await self._send(exchange, piece, write_timeout_s)
+        while not self.complete:
+            data = await self._client.read()
+            if not data:
+                self.complete = True
+                break
+            self._octets += len(data)
+            self._on_read(len(data))
+            if self._limit_octets and self._octets > self._limit_octets:
+                raise Refusal(Problem.BODY_TOO_LARGE)
+            if self.held and self._octets <= self._hold_octets:
+                self._pieces.append(data)
+            else:
+                self.held = False
+                self._pieces.clear()
+            await self._send(exchange, data, write_timeout_s)
+        if self._chunked:
+            await exchange.send(LAST_CHUNK, timeout_s=write_timeout_s)
+        exchange.end_body()
+
+    async def _send(self, exchange: Exchange, data: bytes, timeout_s: float) -> None:
+        await exchange.send(encode_chunk(data) if self._chunked else data, timeout_s=timeout_s)

@@ -1,0 +1,128 @@
+"""The gateway's listeners and its end: accepting, and draining in the order that loses no request.
+
+Stopping: listeners close, idle connections close, requests under way finish within the drain timeout; aiohttp's own
+shutdown, which drops octets of uploads still in flight, comes only after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+from proxy.clock import Clock
+from proxy.errors import ConfigurationError
+from proxy.gateway.front import Admission, FrontProtocol
+from proxy.gateway.general import GeneralServer
+from proxy.gateway.handler import Handler
+from proxy.gateway.settings import Address, Limits, TcpAddress, UnixAddress
+from proxy.metrics import GatewayMetrics
+from proxy.units import MILLISECONDS, SECONDS
+from proxy.unix_socket import private_unix_socket
+
+_BACKLOG = 1024  # connections the kernel holds while the loop is busy
+_LAST_ACCEPTS_S = 50 * MILLISECONDS
+_DRAIN_STEP_S = 10 * MILLISECONDS
+_LAST_ANSWERS_S = 1 * SECONDS  # for what is written after the drain timeout; aiohttp takes 0 for no bound at all
+
+
+class GatewayServer:
+    """Listens, and ends without losing requests."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        limits: Limits,
+        metrics: GatewayMetrics,
+        new_request_id: Callable[[], bytes],
+        clock: Clock,
+    ) -> None:
+        self._handler = handler
+        self._limits = limits
+        self._metrics = metrics
+        self._new_request_id = new_request_id
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._general = GeneralServer(handler, limits=limits, metrics=metrics, new_request_id=new_request_id)
+        self._admission = Admission(limits)
+        self._waiting: set[FrontProtocol] = set()
+        self._listeners: list[asyncio.Server] = []
+        self._socket_files: list[Path] = []
+        self._drain_bound: asyncio.Timeout | None = None
+        self.addresses: list[Address] = []  # as bound: port 0 of the settings is a real port here
+
+    @property
+    def open_connections(self) -> int:
+        """Returns how many client connections are open."""
+        return self._admission.open
+
+    def protocol(self) -> FrontProtocol:
+        """Returns the protocol of a new connection."""
+        return FrontProtocol(
+            hand_over=self._general.take,
+            admission=self._admission,
+            waiting=self._waiting,
+            limits=self._limits,
+            metrics=self._metrics,
+            new_request_id=self._new_request_id,
+            loop=self._loop,
+        )
+
+    async def listen(self, addresses: tuple[Address, ...]) -> None:
+        """Opens every listener. Raises ConfigurationError, naming the address, if one cannot be had."""
+        for address in addresses:
+            try:
+                if isinstance(address, UnixAddress):
+                    listener = await self._loop.create_unix_server(
+                        self.protocol, sock=private_unix_socket(address.path), backlog=_BACKLOG
+                    )
+                    self._socket_files.append(address.path)
+                    bound: Address = address
+                else:
+                    listener = await self._loop.create_server(
+                        self.protocol, address.host, address.port, backlog=_BACKLOG, reuse_address=True
+                    )
+                    bound = TcpAddress(address.host, listener.sockets[0].getsockname()[1])
+            except OSError as error:
+                raise ConfigurationError(f"listen {address}: {_reason(error)}") from None
+            self._listeners.append(listener)
+            self.addresses.append(bound)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Stops accepting, lets requests under way finish; returns False if some had to be cut off."""
+        self._handler.traffic.draining = True
+        await self._clock.sleep(_LAST_ACCEPTS_S)  # who connected before the signal is not turned away
+        for listener in self._listeners:
+            listener.close()
+        for path in self._socket_files:
+            path.unlink(missing_ok=True)
+        for front in list(self._waiting):
+            front.drain()
+        finished = True
+        try:
+            async with asyncio.timeout(timeout_s) as self._drain_bound:
+                # A head under way is a request too, though nobody serves it yet; closing flushes what was written last.
+                while self._general.connections:
+                    self._general.close_idle()
+                    await self._clock.sleep(_DRAIN_STEP_S)
+                await self._admission.none_open()
+        except TimeoutError:
+            finished = not len(self._handler.traffic)
+            await self._handler.traffic.cut()
+        await self._general.shutdown(_LAST_ANSWERS_S)
+        return finished
+
+    def hurry(self) -> None:
+        """Ends the waiting of a `drain` under way."""
+        if self._drain_bound is not None and not self._drain_bound.expired():
+            self._drain_bound.reschedule(self._loop.time())
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "the address is already in use (another program, or another gateway, listens there)"
+    if error.errno == errno.EACCES:
+        return "permission denied (ports below 1024 need a privilege)"
+    return error.strerror or type(error).__name__

@@ -1,0 +1,178 @@
+"""Heads: the octets of a request's or response's first part, to values and back.
+
+Parsing is strict and takes two passes of compiled patterns over the head, both linear on any input: every quantifier is
+possessive, so nothing is tried twice. What is read is kept byte for byte, obs-text included. What is written always says
+HTTP/1.1, this gateway's own version, and never holds a line break that is not ours. Bodies are not read here.
+
+Source: RFC 9112 §2-§5 (messages, request line, status line, fields), RFC 9110 §9 (methods).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
+from proxy.http1.fields import OWS, TOKEN, VALUE, Field, Fields
+
+METHODS = frozenset(
+    b"GET HEAD POST PUT DELETE OPTIONS "  # RFC 9110, without CONNECT and TRACE
+    b"PATCH QUERY "  # RFC 5789, the QUERY method
+    b"PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK "  # RFC 4918
+    b"VERSION-CONTROL REPORT CHECKOUT CHECKIN UNCHECKOUT MKWORKSPACE UPDATE LABEL MERGE BASELINE-CONTROL "
+    b"MKACTIVITY "  # RFC 3253
+    b"ORDERPATCH "  # RFC 3648
+    b"ACL "  # RFC 3744
+    b"SEARCH "  # RFC 5323
+    b"BIND UNBIND REBIND".split()  # RFC 5842
+)
+"""The methods that the gateway forwards; any other is 501. Names are case-sensitive."""
+
+_MAX_LEADING_CRLF = 8  # octets: four empty lines before a request, as some clients send after a body (RFC 9112 §2.2)
+
+_REQUEST_LINE = re.compile(rb"(?:\r\n){0,4}+(%b++) ([!-~]++) HTTP/([0-9]\.[0-9])\r\n" % TOKEN)
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: (%b*+))?\r\n" % VALUE)
+# One whole line each; that every line matched is told by counting, which spares a separate validating pass. The first is
+# for heads without white space at the end of a line, that is nearly all; a pattern that trims would not be linear.
+_FIELD_LINE = re.compile(rb"^(%b++):[ \t]*+(%b*+)(?<![ \t])\r\n" % (TOKEN, VALUE), re.MULTILINE)
+_UNTRIMMED_LINE = re.compile(rb"^(%b++):[ \t]*+(%b*+)\r\n" % (TOKEN, VALUE), re.MULTILINE)
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+
+_VERSIONS = {b"1.1": (1, 1), b"1.0": (1, 0)}
+_HTTP_10, _HTTP_11 = (1, 0), (1, 1)
+
+# Of these a second line would leave open which one counts (RFC 9110 §5.3); Date, Server and the like harm no one.
+_SINGLETONS = frozenset(
+    {b"content-length", b"content-location", b"content-range", b"content-type", b"etag", b"location"}
+)
+
+
+class RequestHead(NamedTuple):
+    """A request's head. A named tuple, because one is made for each request: a third of a frozen dataclass's time."""
+
+    method: bytes
+    target: bytes  # as received: visible ASCII
+    version: tuple[int, int]
+    fields: Fields
+
+    def __repr__(self) -> str:  # fields and query hold secrets
+        path = self.target.partition(b"?")[0]
+        return f"RequestHead({self.method!r}, {path!r}, {self.version}, {len(self.fields)} fields)"
+
+
+class ResponseHead(NamedTuple):
+    """A response's head."""
+
+    version: tuple[int, int]
+    status: int  # 100 to 599
+    reason: bytes  # may be empty; may hold obs-text
+    fields: Fields
+
+    def __repr__(self) -> str:  # fields hold secrets
+        return f"ResponseHead({self.version}, {self.status}, {len(self.fields)} fields)"
+
+
+def find_head_end(buffer: bytes | bytearray, start: int) -> int:
+    """Returns the index behind the empty line that ends a head, or -1 if it has not come yet.
+
+    `start` says from where on the buffer is new, less three octets; empty lines before a request end no head. A line
+    end without CR counts as an end too: no parser here takes such a head, and its sender may wait for an answer.
+    """
+    if buffer[:1] == b"\r":
+        lead = 0
+        while lead < _MAX_LEADING_CRLF and buffer[lead : lead + 2] == b"\r\n":
+            lead += 2
+        start = max(start, lead)
+    end = buffer.find(b"\r\n\r\n", start)
+    if end >= 0:
+        return end + 4
+    bare = _BARE_LF.search(buffer, start)
+    return -1 if bare is None else bare.end()
+
+
+def parse_request_head(data: bytes, *, max_fields: int) -> RequestHead:
+    """Parses a whole request head, its empty line included; up to four empty lines before it are passed over.
+
+    Raises Refusal(VERSION_NOT_SUPPORTED) for a version but 1.0 and 1.1, Refusal(HEAD_TOO_LARGE) for more fields than
+    allowed, Refusal(BAD_REQUEST) for all else that is not the grammar: another separator than one space, a line end
+    without CR, a folded line, a space before a colon, a control. Methods, target and Host are judged by others.
+    """
+    line = _REQUEST_LINE.match(data)
+    if line is None:
+        raise Refusal(Problem.BAD_REQUEST, "malformed request line")
+    method, target, number = line.groups()
+    version = _VERSIONS.get(number)
+    if version is None:
+        raise Refusal(Problem.VERSION_NOT_SUPPORTED)
+    fields = _fields(data, line.end())
+    if fields is None:
+        raise Refusal(Problem.BAD_REQUEST, "malformed header section")
+    if len(fields) > max_fields:
+        raise Refusal(Problem.HEAD_TOO_LARGE, "too many fields")
+    return RequestHead(method, target, version, tuple(fields))
+
+
+def parse_response_head(data: bytes, *, max_fields: int) -> ResponseHead:
+    """Parses a whole response head, its empty line included.
+
+    Raises GatewayError(UPSTREAM): HTTP_RESPONSE_HEADER_SECTION_SIZE for more fields than allowed, HTTP_PROTOCOL_ERROR
+    for a version but 1.0 and 1.1, a status outside 100 to 599, a field twice that is only good for once, and all else
+    that `parse_request_head` calls malformed.
+    """
+    line = _STATUS_LINE.match(data)
+    if line is None:
+        raise _upstream_fault("malformed status line")
+    minor, status, reason = line.groups()
+    fields = _fields(data, line.end())
+    if fields is None:
+        raise _upstream_fault("malformed header section")
+    if len(fields) > max_fields:
+        raise GatewayError(ErrorType.HTTP_RESPONSE_HEADER_SECTION_SIZE, Side.UPSTREAM, "too many fields")
+    names = [name.lower() for name, _ in fields]
+    if len(set(names)) < len(names) and any(names.count(name) > 1 for name in _SINGLETONS):
+        raise _upstream_fault("a repeated field that may stand only once")
+    return ResponseHead(_HTTP_11 if minor == b"1" else _HTTP_10, int(status), reason or b"", tuple(fields))
+
+
+def _upstream_fault(detail: str) -> GatewayError:
+    return GatewayError(ErrorType.HTTP_PROTOCOL_ERROR, Side.UPSTREAM, detail)
+
+
+def _fields(data: bytes, start: int) -> list[Field] | None:
+    """Returns the field lines between `start` and the empty line at the end of `data`; None if one is malformed.
+
+    Each match holds one LF and begins where a line begins, so as many matches as there are LFs means that every line
+    matched as a whole.
+    """
+    if not data.endswith(b"\r\n\r\n"):
+        return None
+    stop = len(data) - 2
+    lines = data.count(b"\n", start, stop)
+    fields: list[Field] = _FIELD_LINE.findall(data, start, stop)
+    if len(fields) == lines:
+        return fields
+    fields = _UNTRIMMED_LINE.findall(data, start, stop)
+    return [(name, value.rstrip(OWS)) for name, value in fields] if len(fields) == lines else None
+
+
+def request_head(method: bytes, target: bytes, fields: Iterable[Field]) -> bytes:
+    """Returns the octets of a request head, HTTP/1.1.
+
+    Raises GatewayError(PROXY_INTERNAL_ERROR, GATEWAY) if anything in it holds a line break: such a head would be two.
+    """
+    return _written(b"%b %b HTTP/1.1" % (method, target), fields)
+
+
+def response_head(status: int, reason: bytes, fields: Iterable[Field]) -> bytes:
+    """Returns the octets of a response head, HTTP/1.1. Raises as `request_head` does."""
+    return _written(b"HTTP/1.1 %d %b" % (status, reason), fields)
+
+
+def _written(first: bytes, fields: Iterable[Field]) -> bytes:
+    lines = [first, *map(b": ".join, fields), b"", b""]
+    head = b"\r\n".join(lines)
+    breaks = len(lines) - 1
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks:
+        raise GatewayError(ErrorType.PROXY_INTERNAL_ERROR, Side.GATEWAY, "a line break inside a head")
+    return head

@@ -1,0 +1,110 @@
+"""One process's life: harden, start, serve, and on SIGTERM or SIGINT drain and end with exit code 0.
+
+Order of the end: not ready but still accepting for ``shutdown_delay``, then no new connections while requests under way
+finish within ``drain_timeout``, then the rest is closed. A second signal skips the waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from proxy import hardening, log
+from proxy.clock import SystemClock
+from proxy.errors import ConfigurationError
+from proxy.gateway.settings import Settings
+from proxy.process.assemble import Gateway
+
+_log = logging.getLogger("proxy.process")
+_T = TypeVar("_T")
+_OTHER_DESCRIPTORS = 64  # listeners, admin connections, token requests, files
+
+
+def run_loop(main: Coroutine[Any, Any, _T]) -> _T:
+    """Runs a coroutine on uvloop where it exists, on the standard loop otherwise."""
+    try:
+        import uvloop  # noqa: PLC0415  # optional
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:  # pragma: no cover
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+def run(settings: Settings, *, source: str) -> int:
+    """Serves until a signal says stop; returns the exit code. `source` tells where the configuration came from."""
+    hardened = hardening.harden()
+    log.configure(settings.log.format, settings.log.level)
+    try:
+        return run_loop(_serve(_clamped(settings, hardened.descriptors), source))
+    finally:
+        log.stop()
+
+
+def _clamped(settings: Settings, descriptors: int) -> Settings:
+    """Returns settings whose connection limit the process can hold: each connection may need two descriptors."""
+    possible = max(1, (descriptors - _OTHER_DESCRIPTORS) // 2)
+    if 0 < settings.limits.connections <= possible:
+        return settings
+    _log.warning(
+        "limits.connections is more than the descriptor limit allows; it is lowered",
+        extra={"fields": {"configured": settings.limits.connections, "in_force": possible}},
+    )
+    return replace(settings, limits=replace(settings.limits, connections=possible))
+
+
+async def _serve(settings: Settings, source: str) -> int:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_report)
+    stop = asyncio.Event()
+    hurry = asyncio.Event()
+    gateway = Gateway(settings, SystemClock())
+
+    def told_to_stop() -> None:
+        if stop.is_set():
+            hurry.set()
+            gateway.hurry()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told_to_stop)
+    try:
+        await gateway.start()
+    except ConfigurationError:
+        await gateway.stop(0)
+        raise
+    _log.info(
+        "serving",
+        extra={
+            "fields": {
+                "configuration": source,
+                "listen": ", ".join(map(str, gateway.addresses)),
+                "admin": str(gateway.admin_address or "off"),
+                "routes": len(settings.routes),
+                "credentials": len(settings.credentials),
+            }
+        },
+    )
+    await stop.wait()
+    _log.info("stopping", extra={"fields": {"requests_in_flight": gateway.in_flight}})
+    gateway.begin_draining()
+    if settings.shutdown_delay_s:
+        try:
+            async with asyncio.timeout(settings.shutdown_delay_s):
+                await hurry.wait()
+        except TimeoutError:
+            pass
+    finished = await gateway.stop(0 if hurry.is_set() else settings.drain_timeout_s)
+    _log.info("stopped", extra={"fields": {"every_request_finished": finished}})
+    return 0
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:  # noqa: ARG001
+    """Logs what the event loop could not deliver by its type alone: its text may quote a peer or a secret."""
+    error = context.get("exception")
+    _log.error("event loop error", extra={"fields": {"type": type(error).__name__ if error else "unknown"}})

@@ -1,0 +1,396 @@
+"""One connection to an upstream, one exchange at a time on it: an ``asyncio.Protocol`` that calls back into a ``Sink``.
+
+Everything is synchronous: no task, no future and no timer belongs to an exchange, so that a path made of callbacks pays
+for nothing else; deadlines are the caller's, who ends what takes too long by ``fail``. Response bodies pass through as
+they come, without a copy where their length was declared. Whatever leaves a doubt about where a response ends, or for
+whom it was, closes the connection: an answer belongs to the request it was asked for.
+
+Source: RFC 9112 §6 (framing), §9 (connections); RFC 9110 §15.2 (interim responses); RFC 9209 §2.3 (error types).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import ssl
+from contextlib import suppress
+from enum import Enum
+from typing import cast
+
+from proxy.errors import ErrorType, GatewayError
+from proxy.http1.framing import BodyKind, ChunkedDecoder, Framing, response_framing
+from proxy.http1.wire import ResponseHead, find_head_end, parse_response_head
+from proxy.units import KIB
+from proxy.upstream import failures
+from proxy.upstream.persistence import leaves_open
+from proxy.upstream.sink import Owner, Sink
+
+_MAX_INTERIM = 16  # responses before the final one; Go's client had 5, some servers send one 102 every few seconds
+_SALVAGE_READS = 8
+_SALVAGE_OCTETS = 64 * KIB  # each; as much as a TLS layer may have held back, and then some
+
+
+class _State(Enum):
+    IDLE = "no exchange"
+    HEAD = "a request was sent, the final response's head has not come"
+    LENGTH = "in a body of known length"
+    CHUNKED = "in a chunked body"
+    UNTIL_CLOSE = "in a body that ends with the connection"
+    CLOSED = "no use any more"
+
+
+# at module level, since an Enum's attribute costs more than the comparison it is for
+_IDLE, _HEAD, _LENGTH = _State.IDLE, _State.HEAD, _State.LENGTH
+_CHUNKED, _UNTIL_CLOSE, _CLOSED = _State.CHUNKED, _State.UNTIL_CLOSE, _State.CLOSED
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A connection. `opened_with` is the TLS context that opened it; `reused` tells that it answered before."""
+
+    __slots__ = (
+        "_body_open", "_buffer", "_decoder", "_heard", "_interim", "_keep", "_left", "_max_fields", "_max_head_octets",
+        "_method", "_owner", "_paused", "_poll", "_sink", "_socket", "_state", "_transport", "_unwritable",
+        "opened_with", "reused",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        owner: Owner,
+        connected: socket.socket,
+        *,
+        opened_with: ssl.SSLContext | None,
+        max_head_octets: int,
+        max_fields: int,
+    ) -> None:
+        """`connected` is the socket that the transport is made of."""
+        self.reused = False
+        self.opened_with = opened_with
+        self._owner = owner
+        self._socket = connected
+        self._max_head_octets = max_head_octets
+        self._max_fields = max_fields
+        self._transport: asyncio.Transport
+        self._state = _IDLE
+        self._sink: Sink | None = None
+        self._method = b""
+        self._body_open = False  # the request body is not yet whole
+        self._unwritable = False
+        self._paused = False
+        self._heard = False  # an octet came since the request was sent
+        self._interim = 0
+        self._buffer: bytes | bytearray = b""  # an unfinished head
+        self._keep = False  # the response leaves the connection open
+        self._left = 0  # octets to come, in a body of known length
+        self._decoder: ChunkedDecoder
+        poll = select.poll()
+        poll.register(connected, select.POLLIN)
+        self._poll = poll.poll
+
+    # ---- the exchange, from the side of whoever sends the request
+
+    @property
+    def closed(self) -> bool:
+        """Tells whether the connection can serve no more."""
+        return self._state is _CLOSED
+
+    @property
+    def reusable(self) -> bool:
+        """Tells whether another exchange may follow: none is under way and the last one left no doubt."""
+        return self._state is _IDLE
+
+    def quiet(self) -> bool:
+        """Tells whether an idle connection is fit for use at this very moment. One system call.
+
+        Whatever has arrived on it was asked for by nobody, an end included; the event loop may not have seen it yet,
+        and after the next request was sent it would pass for an answer.
+        """
+        return self._state is _IDLE and not self._transport.is_closing() and not self._poll(0)
+
+    def start(self, head: bytes, *, method: bytes, sink: Sink, body_expected: bool) -> None:
+        """Sends a request's head; octets of a body may follow in the same piece.
+
+        With `body_expected`, more follows by `write` until `end_body`. Raises GatewayError(CONNECTION_TERMINATED,
+        retry=NOTHING_SENT) if the connection was closed since it was acquired.
+        """
+        assert self._state in {_IDLE, _CLOSED}, "one exchange at a time"
+        if self._state is _CLOSED or self._transport.is_closing():
+            self.abort()
+            raise failures.not_sent()
+        self._sink = sink
+        self._method = method
+        self._body_open = body_expected
+        self._heard = False
+        self._interim = 0
+        self._state = _HEAD
+        try:
+            self._transport.write(head)
+        except RuntimeError as error:  # uvloop: "the handler is closed" (uvloop#68, #506)
+            self.abort()
+            raise failures.not_sent() from error
+
+    def write(self, data: bytes) -> None:
+        """Sends octets of the request body. Ignored once the exchange is over: they must not begin the next one."""
+        if not self._body_open or self._state is _CLOSED:
+            return
+        try:
+            self._transport.write(data)
+        except RuntimeError as error:  # as in `start`
+            self._lost(error)
+
+    def end_body(self) -> None:
+        """Tells that the request body was written as a whole. O(1); nothing is sent."""
+        self._body_open = False
+
+    def pause_reading(self) -> None:
+        """Stops reading, since the sink cannot take more. Idempotent."""
+        if not self._paused and self._state is not _CLOSED:
+            self._paused = True
+            with suppress(RuntimeError):  # as in `start`
+                self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Reads again. Idempotent."""
+        if self._paused:
+            self._paused = False
+            if self._state is not _CLOSED and not self._transport.is_closing():
+                with suppress(RuntimeError):
+                    self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Closes the connection at once, whatever is under way; the sink hears nothing. Idempotent.
+
+        Nothing is flushed and nothing more is read: under TLS, `close` on a half-read response would go on
+        downloading it (uvloop#471).
+        """
+        self._sink = None
+        self._shut(at_once=True)
+
+    def close(self) -> None:
+        """Closes a connection without an exchange, under TLS with a goodbye; `abort` otherwise."""
+        self._shut(at_once=self._state is not _IDLE)
+
+    def fail(self, error: GatewayError) -> None:
+        """Closes the connection at once; the sink of the exchange under way, if any, gets `error`."""
+        sink, self._sink = self._sink, None
+        self._shut(at_once=True)
+        if sink is not None:
+            sink.on_error(error)
+
+    # ---- asyncio's calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Notes the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Reads on in the response."""
+        state = self._state
+        if state is _HEAD:
+            self._read_head(data)
+        elif state is _LENGTH:
+            self._read_length(data)
+        elif state is _CHUNKED:
+            self._read_chunks(data)
+        elif state is _UNTIL_CLOSE:
+            assert self._sink is not None
+            self._sink.on_data(data)
+        elif state is _IDLE:  # asked for by nobody, so for nobody
+            self.abort()
+
+    def eof_received(self) -> None:
+        """Ends what may end here: an idle connection, or a body that lasts until now."""
+        if self._state is _UNTIL_CLOSE and self._ended_cleanly():
+            self._end()
+        else:
+            self._lost(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Delivers what had arrived before the loss, then tells whether that was all."""
+        if self._state is not _CLOSED:
+            self._salvage()
+            self._lost(exc)
+        self._sink = None
+        self._owner.connection_gone(self)
+
+    def pause_writing(self) -> None:
+        """Passes the upstream's slowness on."""
+        self._unwritable = True
+        if self._sink is not None:
+            self._sink.on_unwritable()
+
+    def resume_writing(self) -> None:
+        """Passes on that it is over."""
+        self._unwritable = False
+        if self._sink is not None:
+            self._sink.on_writable()
+
+    # ---- the response
+
+    def _read_head(self, data: bytes) -> None:
+        """Reads interim heads and the final one, then what follows it in the same piece."""
+        self._heard = True
+        start = 0
+        buffer = self._buffer
+        if buffer:
+            assert isinstance(buffer, bytearray)
+            start = max(0, len(buffer) - 3)
+            buffer += data
+        else:
+            buffer = data
+        while True:
+            end = find_head_end(buffer, start)
+            if max(end, 0) > self._max_head_octets or (end < 0 and len(buffer) >= self._max_head_octets):
+                size = ErrorType.HTTP_RESPONSE_HEADER_SECTION_SIZE
+                self.fail(failures.malformed("a response head is too large", size))
+                return
+            if end < 0:
+                self._buffer = buffer if isinstance(buffer, bytearray) else bytearray(buffer)
+                return
+            data = bytes(buffer)  # no copy, unless it came in pieces
+            buffer = data[end:]
+            start = 0
+            try:
+                head = parse_response_head(data[:end], max_fields=self._max_fields)
+                if head.status >= 200:
+                    framing = response_framing(
+                        method=self._method, status=head.status, version=head.version, fields=head.fields
+                    )
+                    break
+            except GatewayError as error:
+                self.fail(error)
+                return
+            self._interim_head(head)
+            if self._state is not _HEAD:
+                return
+        self._buffer = b""
+        self._keep = leaves_open(head)
+        self._begin_body(head, framing, rest=buffer)
+
+    def _interim_head(self, head: ResponseHead) -> None:
+        self._interim += 1
+        if head.status == 101:
+            self.fail(failures.malformed("switched protocols unasked"))
+        elif self._interim > _MAX_INTERIM:
+            self.fail(failures.malformed("too many interim responses"))
+        elif head.status != 100:  # which answers Expect, and that is between each two neighbours
+            assert self._sink is not None
+            self._sink.on_informational(head)
+
+    def _begin_body(self, head: ResponseHead, framing: Framing, *, rest: bytes) -> None:
+        sink = self._sink
+        assert sink is not None
+        kind = framing.kind
+        if kind is BodyKind.LENGTH:
+            self._left = framing.length
+            self._state = _LENGTH
+        elif kind is BodyKind.CHUNKED:
+            self._decoder = ChunkedDecoder()
+            self._state = _CHUNKED
+        elif kind is BodyKind.UNTIL_CLOSE:
+            self._keep = False
+            self._state = _UNTIL_CLOSE
+        else:
+            self._left = 0
+            self._state = _LENGTH
+        sink.on_head(head, framing)
+        if self._state is _LENGTH and self._left == 0:
+            self._end(extra=bool(rest))
+        elif rest:
+            self.data_received(rest)
+
+    def _read_length(self, data: bytes) -> None:
+        sink = self._sink
+        assert sink is not None
+        left = self._left = self._left - len(data)
+        if left > 0:
+            sink.on_data(data)
+            return
+        sink.on_data(data[:left] if left else data)
+        if self._state is _LENGTH:  # the sink may have aborted
+            self._end(extra=left < 0)
+
+    def _read_chunks(self, data: bytes) -> None:
+        assert self._sink is not None
+        decoder = self._decoder
+        try:
+            pieces = decoder.feed(data)
+        except ValueError as error:
+            self.fail(failures.malformed(f"chunked coding: {error}"))
+            return
+        if pieces:
+            self._sink.on_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if decoder.done and self._state is _CHUNKED:
+            self._end(extra=bool(decoder.tail))
+
+    def _end(self, *, extra: bool = False) -> None:
+        """Ends the exchange. The last thing done in a callback: the sink may begin another one from on_end."""
+        sink, self._sink = self._sink, None
+        assert sink is not None
+        # the request as well must be over: its unsent rest would become part of the next one
+        unsent = self._body_open or self._unwritable or self._transport.get_write_buffer_size() > 0
+        self.reused = True
+        if extra or unsent:
+            self._shut(at_once=True)
+        elif self._keep and not self._transport.is_closing():
+            self._state = _IDLE
+            self.resume_reading()  # what is paused here would never be heard closing
+        else:
+            self._shut(at_once=False)
+        sink.on_end()
+
+    # ---- the end of the connection
+
+    def _lost(self, cause: Exception | None) -> None:
+        """Fails the exchange under way, if any: the connection is at its end, and the response is not."""
+        if self._state is _IDLE:
+            self._shut(at_once=False)
+        elif self._state is not _CLOSED:
+            self.fail(failures.cut(cause) if self._heard else failures.unanswered(cause, reused=self.reused))
+
+    def _shut(self, *, at_once: bool) -> None:
+        known, self._state = self._state is _CLOSED, _CLOSED  # first: closing may call back with data
+        if at_once:
+            self._transport.abort()
+        else:
+            self._transport.close()
+        if not known:
+            self._owner.connection_closed(self)
+
+    def _ended_cleanly(self) -> bool:
+        """Tells whether an end of data is one. Under TLS only close_notify is: anyone can cut a TCP connection.
+
+        Source: RFC 9112 §9.8. asyncio reports both alike; uvloop calls `connection_lost` for a cut connection.
+        """
+        tls = self._transport.get_extra_info("ssl_object")
+        if tls is None:
+            return True
+        try:
+            return not tls.read(1)
+        except ssl.SSLZeroReturnError:
+            return True
+        except (OSError, ValueError):
+            return False
+
+    def _salvage(self) -> None:
+        """Reads what had arrived when the connection broke.
+
+        An upstream that answers early and closes resets the connection (RFC 9112 §9.6); when writing the request
+        meets that first, the answer still lies in the socket. And uvloop drops what its TLS layer held back for a slow
+        sink when the end of the stream comes. Bounded: the connection is at its end, so no more can follow.
+        """
+        tls = self._transport.get_extra_info("ssl_object")
+        read = self._socket.recv if tls is None else tls.read
+        for _ in range(_SALVAGE_READS):
+            if self._state in {_IDLE, _CLOSED}:
+                return
+            try:
+                data = read(_SALVAGE_OCTETS)
+            except (OSError, ValueError):
+                return
+            if not data:
+                # close_notify; without TLS it may as well follow a reset, so it proves nothing
+                if tls is not None and self._state is _UNTIL_CLOSE:
+                    self._end()
+                return
+            self.data_received(data)

@@ -1,0 +1,33 @@
+"""Whether a response leaves its connection open for another request.
+
+Source: RFC 9112 §9.3 (persistence); MS-NLMP and RFC 4559 §6 for schemes that authenticate a connection.
+"""
+
+from __future__ import annotations
+
+from proxy.http1.fields import Fields, challenges, list_members
+from proxy.http1.wire import ResponseHead
+
+_HTTP_11 = (1, 1)
+_CONNECTION_BOUND = frozenset({b"ntlm", b"negotiate"})
+
+
+def leaves_open(head: ResponseHead) -> bool:
+    """Tells whether the upstream keeps the connection open, and whether it may serve anyone.
+
+    A connection on which NTLM or Negotiate was spoken may carry one client's identity; the next must not inherit it.
+    """
+    options: list[bytes] = []
+    for name, _ in head.fields:
+        size = len(name)  # spares most names the lower-casing
+        if size == 10 and name.lower() == b"connection":
+            options = list_members(head.fields, b"connection")
+        elif size == 16 and name.lower() == b"www-authenticate" and _binds(head.fields):
+            return False
+    if b"close" in options:
+        return False
+    return head.version == _HTTP_11 or b"keep-alive" in options
+
+
+def _binds(fields: Fields) -> bool:
+    return any(challenge.scheme in _CONNECTION_BOUND for challenge in challenges(fields))
