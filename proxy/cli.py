@@ -20,6 +20,8 @@ from proxy.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from proxy.config.load import Loaded
+    from proxy.gateway.settings import Settings
+    from proxy.http1.wire import ResponseHead
     from proxy.tokens.source import CredentialSettings
 
 FINE, FAILED, USAGE = 0, 1, 2
@@ -90,12 +92,29 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from proxy.process.worker import run_loop
+
     loaded = _loaded(options)
     for warning in loaded.warnings():
         _tell(f"warning: {warning}")
     settings = loaded.settings
     print(f"{loaded.source}: fine ({len(settings.routes)} routes, {len(settings.credentials)} credentials)")
-    return FINE
+    return run_loop(_checked_live(settings)) if options.live else FINE
+
+
+async def _checked_live(settings: Settings) -> int:
+    from proxy.clock import SystemClock
+    from proxy.process.live import findings
+
+    code = FINE
+    async for finding in findings(settings, SystemClock()):
+        text = "\n  ".join(finding.lines)
+        if finding.fine:
+            print(text)
+        else:
+            _tell(text)
+            code = FAILED
+    return code
 
 
 # --- token -----------------------------------------------------------------------------------------------------------
@@ -123,48 +142,115 @@ def _credential(credentials: Sequence[CredentialSettings], name: str | None) -> 
 
 async def _got_token(credential: CredentialSettings, options: argparse.Namespace) -> int:
     from proxy.clock import SystemClock
-    from proxy.oauth.client import TokenEndpointClient
     from proxy.oauth.response import TokenRequestError
+    from proxy.process import grant
 
-    client = TokenEndpointClient(SystemClock())
     try:
-        grant = await client.request(credential.registration)
+        got = await grant.granted(credential, SystemClock())
     except TokenRequestError as error:
-        _tell(f"no token for credential {credential.name}: {error.detail}")
-        if error.description:
-            _tell(f"  the authorization server says: {error.description}")
-        if error.hint:
-            _tell(f"  hint: {error.hint}")
-        return FAILED
-    finally:
-        await client.close()
-    token = grant.access_token.reveal()
-    lifetime = grant.expires_in
-    if options.header:
-        print(f"Authorization: {grant.token_type} {token}")
-    elif options.json:
-        print(
-            json.dumps(
-                {
-                    "access_token": token,
-                    "token_type": grant.token_type,
-                    "expires_in": lifetime,
-                    "scope": grant.scope,
-                }
-            )
+        _tell(
+            "\n  ".join([f"no token for credential {credential.name}: {grant.told(error)[0]}", *grant.told(error)[1:]])
         )
+        return FAILED
+    if options.claims:
+        claims = grant.claims(got)
+        if claims is None:
+            _tell("the token is not a JWT: it has no claims to show")
+            return FAILED
+        print(claims)
+    elif options.header:
+        print(f"Authorization: {got.token_type} {got.access_token.reveal()}")
+    elif options.json:
+        print(grant.document(got))
     else:
-        print(f"token type: {grant.token_type}")
-        print(f"lifetime:   {'not told' if lifetime is None else f'{lifetime:g} s'}")
-        print(f"scope:      {grant.scope or 'as requested'}")
-        print(f"token:      {_snippet(token)}")
+        print("\n".join(grant.summary(got)))
     return FINE
 
 
-def _snippet(token: str) -> str:
-    """Returns how a token looks without telling it: its length and, of a long one, the first four characters."""
-    shown = token[:4] if len(token) >= 32 else ""
-    return f"{shown}… ({len(token)} characters, not shown; --header or --json prints it)"
+# --- call, explain ---------------------------------------------------------------------------------------------------
+
+
+def _call(options: argparse.Namespace) -> int:
+    from proxy import log
+    from proxy.process.worker import run_loop
+
+    settings = _loaded(options).settings
+    log.configure("text", "warning")  # says why no token could be had
+    try:
+        return run_loop(_called(settings, options))
+    finally:
+        log.stop()
+
+
+async def _called(settings: Settings, options: argparse.Namespace) -> int:
+    from proxy.clock import SystemClock
+    from proxy.errors import GatewayError
+    from proxy.process.call import Request, call
+
+    body = _body(options.data)
+    fields = [_field(text) for text in options.header]
+    if body is not None and not any(name.lower() == b"content-type" for name, _ in fields):
+        fields.append((b"Content-Type", b"application/x-www-form-urlencoded"))  # as curl does
+    request = Request(
+        method=options.method or ("GET" if body is None else "POST"), url=options.path, fields=tuple(fields), body=body
+    )
+    status = 0
+
+    def on_head(head: ResponseHead) -> None:
+        nonlocal status
+        status = head.status
+        _tell(f"HTTP/1.1 {status} {head.reason.decode('latin-1')}")
+        for name, value in head.fields:
+            if status >= 400 and name.lower() == b"proxy-status":
+                _tell(f"answered by the gateway: {value.decode('latin-1').partition('error=')[2]}")
+
+    def on_data(data: bytes) -> None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+    try:
+        await call(settings, SystemClock(), request, on_head=on_head, on_data=on_data)
+    except GatewayError as error:
+        _tell(f"failed: {error.error_type}: {error.detail}")
+        return FAILED
+    return FINE if status < 400 else FAILED
+
+
+def _body(data: str | None) -> bytes | None:
+    """Returns the body: the text, or what `@FILE` or `@-` (standard input) holds."""
+    if data is None:
+        return None
+    if not data.startswith("@"):
+        return data.encode()
+    try:
+        return sys.stdin.buffer.read() if data == "@-" else Path(data[1:]).read_bytes()
+    except OSError as error:
+        _fail(f"-d {data}: {error.strerror}")
+
+
+def _field(text: str) -> tuple[bytes, bytes]:
+    from proxy.http1.fields import is_field_value, is_token
+
+    name, colon, value = text.partition(":")
+    field = name.encode("latin-1", "replace"), value.strip().encode("utf-8")
+    if not colon or not is_token(field[0]) or not is_field_value(field[1]):
+        _fail("-H takes `Name: value`")
+    return field
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from proxy.process.worker import run_loop
+
+    return run_loop(_explained(_loaded(options).settings, options))
+
+
+async def _explained(settings: Settings, options: argparse.Namespace) -> int:
+    from proxy.clock import SystemClock
+    from proxy.process.explain import explain
+
+    explanation = explain(settings, SystemClock(), method=options.method, url=options.url)
+    print("\n".join(explanation.lines))
+    return FINE if explanation.forwarded else FAILED
 
 
 # --- schema, health --------------------------------------------------------------------------------------------------
@@ -216,6 +302,7 @@ def _parser() -> argparse.ArgumentParser:
 
     check = _command(commands, "check", _check, "validate the configuration", "bearer-proxy check -c proxy.yaml")
     _configuration(check)
+    check.add_argument("--live", action="store_true", help="also get one token per credential and reach each upstream")
 
     token = _command(
         commands,
@@ -229,6 +316,29 @@ def _parser() -> argparse.ArgumentParser:
     form = token.add_mutually_exclusive_group()
     form.add_argument("--header", action="store_true", help="print the whole token, ready for curl -H")
     form.add_argument("--json", action="store_true", help="print the whole token as JSON")
+    form.add_argument("--claims", action="store_true", help="print a JWT's header and claims, never its signature")
+
+    call = _command(
+        commands, "call", _call, "send one request through the gateway's own path", "bearer-proxy call /orders/7"
+    )
+    _configuration(call)
+    call.add_argument("-X", "--method", metavar="METHOD", help="default: GET, or POST with -d")
+    call.add_argument("-H", "--header", metavar="HEADER", action="append", default=[], help="`Name: value`; repeatable")
+    call.add_argument(
+        "-d", "--data", metavar="DATA", help="the body; @FILE takes it from a file, @- from standard input"
+    )
+    call.add_argument("path", metavar="PATH", help="a path, or a URL whose host and path count")
+
+    explain = _command(
+        commands,
+        "explain",
+        _explain,
+        "show route, credential and outgoing request",
+        "bearer-proxy explain GET /orders/7",
+    )
+    _configuration(explain)
+    explain.add_argument("method", metavar="METHOD")
+    explain.add_argument("url", metavar="URL", help="a path, or a URL whose host and path count")
 
     _command(commands, "schema", _schema, "print the JSON Schema of the configuration", "bearer-proxy schema > s.json")
 

@@ -25,7 +25,7 @@ async def test_version(tmp_path: Path):
     assert program.Ended(0, f"bearer-proxy {__version__}\n", "") == await program.run("--version", cwd=tmp_path)
 
 
-@pytest.mark.parametrize("command", ["run", "demo", "check", "token", "schema", "health"])
+@pytest.mark.parametrize("command", ["run", "demo", "check", "token", "call", "explain", "schema", "health"])
 async def test_help_has_an_example(tmp_path: Path, command: str):
     """Every command explains itself."""
     ended = await program.run(command, "--help", cwd=tmp_path)
@@ -113,3 +113,77 @@ async def test_health_imports_the_standard_library_only(tmp_path: Path):
     )  # fmt: skip
     _, err = await process.communicate()
     assert 0 == process.returncode, err.decode()
+
+
+async def test_claims(servers: DemoServers, tmp_path: Path):
+    """A JWT's header and claims, never its signature."""
+    ended = await program.run("token", "--claims", cwd=tmp_path, env=servers.settings())
+    assert 0 == ended.code
+    document = json.loads(ended.out)
+    assert {"header", "claims"} == set(document)
+    assert "legacy-app" == document["claims"]["client_id"]
+
+
+async def test_call(servers: DemoServers, tmp_path: Path):
+    """One request through the gateway's own path: the body on stdout, the status on stderr, nothing listens."""
+    env = servers.settings()
+    got = await program.run("call", "/orders", cwd=tmp_path, env=env)
+    assert (0, 3) == (got.code, len(json.loads(got.out)["orders"]))
+    assert "HTTP/1.1 200 OK" in got.err
+
+    order = ("-d", '{"item":"tea","quantity":1}', "-H", "Content-Type: application/json")
+    posted = await program.run("call", *order, "/orders", cwd=tmp_path, env=env)
+    assert (0, "tea") == (posted.code, json.loads(posted.out)["order"]["item"])
+    assert "POST" == servers.protected_api.seen[-1].method
+
+    streamed = await program.run("call", "/stream?lines=3&seconds=0", cwd=tmp_path, env=env)
+    assert 3 == len(streamed.out.splitlines())
+    assert 1 == (await program.run("call", "/nothing", cwd=tmp_path, env=env)).code
+
+
+async def test_call_explains_what_went_wrong(servers: DemoServers, tmp_path: Path):
+    """Who failed and how: the authorization server, the upstream, or the request itself."""
+    env = servers.settings()
+    no_token = await program.run("call", "/orders", cwd=tmp_path, env=env | {"CLIENT_SECRET": "wrong+secret"})
+    assert 1 == no_token.code
+    assert "invalid_client" in no_token.err
+    assert "token-unavailable" in no_token.out
+    assert "wrong+secret" not in no_token.err + no_token.out
+
+    no_upstream = await program.run("call", "/orders", cwd=tmp_path, env=env | {"UPSTREAM_URL": "http://127.0.0.1:1"})
+    assert 1 == no_upstream.code
+    assert "connection_refused" in no_upstream.err
+
+    ended = await program.run("call", "-H", "no colon", "/orders", cwd=tmp_path, env=env)
+    assert 2 == ended.code
+
+
+async def test_explain(servers: DemoServers, tmp_path: Path):
+    """Route, credential and the request that would be sent, without its token; nothing is sent."""
+    ended = await program.run("explain", "GET", "/orders/7?x=1", cwd=tmp_path, env=servers.settings())
+    assert 0 == ended.code
+    assert "route:      default" in ended.out
+    assert "GET /orders/7?x=1 HTTP/1.1" in ended.out
+    assert "Authorization: Bearer ***" in ended.out
+    assert 0 == servers.protected_api.requests + servers.authorization_server.grants
+
+    refused = await program.run("explain", "GET", "http://evil.example/", cwd=tmp_path, env=servers.settings())
+    assert (1, "421 refused: host-not-allowed\n") == (refused.code, refused.out)
+    assert 2 == (await program.run("explain", "GET", "ftp://x/", cwd=tmp_path, env=servers.settings())).code
+
+
+async def test_check_live(servers: DemoServers, tmp_path: Path):
+    """One token per credential, and each upstream reached; a failure is told with a hint, exit code 1."""
+    env = servers.settings()
+    fine = await program.run("check", "--live", cwd=tmp_path, env=env)
+    assert 0 == fine.code
+    assert "token granted" in fine.out
+    assert "connected" in fine.out
+    assert 0 == servers.protected_api.requests
+
+    broken = {"CLIENT_SECRET": "wrong+secret", "UPSTREAM_URL": "http://127.0.0.1:1"}
+    ended = await program.run("check", "--live", cwd=tmp_path, env=env | broken)
+    assert 1 == ended.code
+    assert "invalid_client" in ended.err
+    assert "connection_refused" in ended.err
+    assert "wrong+secret" not in ended.err + ended.out

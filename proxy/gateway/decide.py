@@ -147,7 +147,7 @@ def _admit(head: RequestHead, facts: Facts, snapshot: Snapshot, now: float) -> A
     if onward.startswith(b"//") and plan.route.path_policy is PathPolicy.STRICT:
         raise Refusal(Problem.AMBIGUOUS_PATH, "without the prefix the path would begin with //")
     sender = rewrite.Sender(
-        address=b"unix" if facts.peer.address is None else str(facts.peer.address).encode("ascii"),
+        address=None if facts.peer.address is None else str(facts.peer.address).encode("ascii"),
         secure=facts.secure,
         trusted=facts.peer.inside(snapshot.access.rules.trusted_proxies),
         host=authority,

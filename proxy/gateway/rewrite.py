@@ -35,7 +35,7 @@ MAX_LOOPS = 3  # our own pseudonym that often in Via means that we forward to ou
 class Sender:
     """What the gateway tells an upstream about the client's side of a request."""
 
-    address: bytes  # IP address text, or b"unix" for a unix socket
+    address: bytes | None  # IP address text, None for a unix socket
     secure: bool  # the client spoke TLS
     trusted: bool  # the peer is a trusted proxy: its X-Forwarded-* are kept and appended to
     host: bytes | None  # Host as the client sent it
@@ -138,8 +138,10 @@ def _via(route: Route, received: list[bytes], sender: Sender) -> list[Field]:
 
 def _claims(received: dict[bytes, list[bytes]], sender: Sender) -> list[Field]:
     """Returns X-Forwarded-For, -Proto and -Host; those of a trusted proxy are kept and appended to."""
-    hops = [*received.pop(b"x-forwarded-for", ()), sender.address]
-    lines = [(b"X-Forwarded-For", b", ".join(hops))]
+    hops = received.pop(b"x-forwarded-for", [])
+    if sender.address is not None:
+        hops = [*hops, sender.address]
+    lines = [(b"X-Forwarded-For", b", ".join(hops))] if hops else []
     proto = received.pop(b"x-forwarded-proto", [b"https" if sender.secure else b"http"])
     lines += [(b"X-Forwarded-Proto", value) for value in proto]
     host = received.pop(b"x-forwarded-host", [] if sender.host is None else [sender.host])

@@ -48,7 +48,7 @@ class Gateway:
             tasks=self._tasks,
             random=random.SystemRandom().random,
         )
-        self._snapshot = compiled(settings, self._keepers.sources, self._pool, self._metrics)
+        self.snapshot = compiled(settings, self._keepers.sources, self._pool, self._metrics)
         self._handler: Handler | None = None
         self._server: GatewayServer | None = None
         self._admin: AdminServer | None = None
@@ -81,7 +81,7 @@ class Gateway:
         """
         check_parser()
         self._handler = Handler(
-            self._snapshot, clock=self._clock, tasks=self._tasks, new_request_id=new_request_id, log=self._settings.log
+            self.snapshot, clock=self._clock, tasks=self._tasks, new_request_id=new_request_id, log=self._settings.log
         )
         self._server = GatewayServer(
             self._handler,
@@ -132,7 +132,7 @@ class Gateway:
             metrics=lambda: self._metrics,
             tokens=self._keepers.statuses,
             routes=lambda: self._settings.routes,
-            connections=lambda: {name: plan.pool.counts() for name, plan in self._snapshot.plans.items()},
+            connections=lambda: {name: plan.pool.counts() for name, plan in self.snapshot.plans.items()},
             draining=lambda: self._handler is not None and self._handler.traffic.draining,
             log_lines_dropped=log.dropped,
             allowed_hosts=lambda: self._settings.access.allowed_hosts,

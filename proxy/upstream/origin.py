@@ -52,3 +52,6 @@ class Origin:
             return name == "localhost" or name.endswith(".localhost")
         mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
         return (mapped or address).is_loopback
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority.decode('ascii')}"

@@ -1,0 +1,105 @@
+"""One request through the gateway's own path, without a listener: for `bearer-proxy call`.
+
+The request goes over a socket pair into the same front protocol, handler, token keeper and upstream pool that `run`
+uses, so what works here works there. The answer's body is passed on as it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from proxy.clock import Clock
+from proxy.errors import ErrorType, GatewayError, Side
+from proxy.gateway.settings import Settings
+from proxy.http1.fields import Field
+from proxy.http1.framing import BodyKind, ChunkedDecoder, response_framing
+from proxy.http1.wire import RequestHead, ResponseHead, parse_response_head, request_head
+from proxy.process import explain
+from proxy.process.assemble import Gateway
+from proxy.units import KIB, MIB, SECONDS
+
+_MAX_HEAD = 1 * MIB
+_PIECE = 64 * KIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to send."""
+
+    method: str
+    url: str  # a path, or a URL whose host and path count
+    fields: tuple[Field, ...] = ()
+    body: bytes | None = None
+
+
+async def call(
+    settings: Settings,
+    clock: Clock,
+    request: Request,
+    *,
+    on_head: Callable[[ResponseHead], None],
+    on_data: Callable[[bytes], None],
+) -> None:
+    """Sends one request and passes the answer on. Raises GatewayError if the answer is cut off."""
+    head = explain.request_head(request.method, request.url, request.fields, settings)
+    if request.body is not None:
+        head = head._replace(fields=(*head.fields, (b"Content-Length", b"%d" % len(request.body))))
+    gateway = Gateway(replace(settings, listen=(), admin=None), clock)
+    await gateway.start()
+    ours, theirs = socket.socketpair()
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(gateway.server.protocol, theirs)
+        reader, writer = await asyncio.open_connection(sock=ours, limit=_MAX_HEAD)
+        try:
+            await _exchange(head, request.body, reader, writer, on_head=on_head, on_data=on_data)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            raise GatewayError(ErrorType.HTTP_RESPONSE_INCOMPLETE, Side.UPSTREAM, "the answer was cut off") from None
+        finally:
+            writer.close()
+    finally:
+        await gateway.stop(1 * SECONDS)
+
+
+async def _exchange(
+    head: RequestHead,
+    body: bytes | None,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    *,
+    on_head: Callable[[ResponseHead], None],
+    on_data: Callable[[bytes], None],
+) -> None:
+    fields = (*head.fields, (b"Connection", b"close"))
+    writer.write(request_head(head.method, head.target, fields) + (body or b""))
+    while True:
+        raw = await reader.readuntil(b"\r\n\r\n")
+        answer = parse_response_head(raw, max_fields=raw.count(b"\n"))
+        if answer.status >= 200:
+            break
+    on_head(answer)
+    framing = response_framing(method=head.method, status=answer.status, version=answer.version, fields=answer.fields)
+    match framing.kind:
+        case BodyKind.LENGTH:
+            left = framing.length
+            while left:
+                data = await reader.read(min(left, _PIECE))
+                if not data:
+                    raise asyncio.IncompleteReadError(data, left)
+                left -= len(data)
+                on_data(data)
+        case BodyKind.CHUNKED:
+            decoder = ChunkedDecoder()
+            while not decoder.done:
+                data = await reader.read(_PIECE)
+                if not data:
+                    raise asyncio.IncompleteReadError(data, None)
+                for piece in decoder.feed(data):
+                    on_data(piece)
+        case BodyKind.UNTIL_CLOSE:
+            while data := await reader.read(_PIECE):
+                on_data(data)
+        case BodyKind.NONE:
+            pass

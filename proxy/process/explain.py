@@ -1,0 +1,94 @@
+"""What the gateway would do with a request, without doing it: for `bearer-proxy explain`.
+
+Runs the very decision of the request path. No token is asked for and nothing is sent; the token's place, and every
+header value that the configuration sets, show as `***`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from yarl import URL
+
+from proxy.clock import Clock
+from proxy.errors import ConfigurationError
+from proxy.gateway.access import Peer
+from proxy.gateway.decide import Admitted, Facts, Forward, NeedToken, decide
+from proxy.gateway.problem import Reply
+from proxy.gateway.settings import Settings
+from proxy.http1.fields import Field, is_token
+from proxy.http1.wire import RequestHead
+from proxy.process.assemble import Gateway, new_request_id
+
+_HIDDEN = b"***"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """The outcome for people, and whether the request would be forwarded."""
+
+    lines: tuple[str, ...]
+    forwarded: bool
+
+
+def request_head(method: str, url: str, fields: tuple[Field, ...], settings: Settings) -> RequestHead:
+    """Returns the head of a request for a URL, or for a path, which then goes to the first host that is allowed.
+
+    Raises ConfigurationError (usage) for a method or URL that is none.
+    """
+    if not is_token(method.encode("utf-8", "replace")):
+        raise ConfigurationError("the method is not one")
+    if url.startswith("/"):
+        target, host = url, _own_host(settings)
+    else:
+        try:
+            parsed = URL(url, encoded=True)
+        except ValueError:
+            parsed = URL()
+        if parsed.scheme not in {"http", "https"} or not parsed.raw_host:
+            raise ConfigurationError("give a path (/orders/7) or a URL (http://localhost:8080/orders/7)")
+        target, host = parsed.raw_path_qs, parsed.raw_authority
+    return RequestHead(
+        method.encode("ascii"),
+        target.encode("utf-8", "surrogateescape"),
+        (1, 1),
+        ((b"Host", host.encode("utf-8", "surrogateescape")), *fields),
+    )
+
+
+def _own_host(settings: Settings) -> str:
+    hosts = [host for host in settings.access.allowed_hosts if not host.startswith(b"*")]
+    return (hosts[0] if hosts else b"localhost").decode("ascii")
+
+
+def explain(settings: Settings, clock: Clock, *, method: str, url: str) -> Explanation:
+    """Returns what would become of a request from a client that may use the gateway. Needs an event loop."""
+    gateway = Gateway(settings, clock)
+    facts = Facts(peer=Peer(None), secure=False, request_id=new_request_id())
+    match decide(request_head(method, url, (), settings), facts, gateway.snapshot, clock.now()):
+        case Reply() as reply:
+            why = "answered by the gateway itself" if reply.problem is None else f"refused: {reply.problem.suffix}"
+            detail = ""
+            if reply.error is not None and reply.problem is not None and reply.error.detail != reply.problem.suffix:
+                detail = f" ({reply.error.detail})"
+            return Explanation(lines=(f"{reply.status} {why}{detail}",), forwarded=False)
+        case NeedToken(admitted) | Forward(admitted=admitted):
+            return Explanation(lines=_request(admitted), forwarded=True)
+
+
+def _request(admitted: Admitted) -> tuple[str, ...]:
+    route = admitted.plan.route
+    hidden = {name.lower() for name, _ in route.set_request_headers}
+    lines = [
+        f"route:      {route.name}",
+        f"credential: {route.credential or 'none'}",
+        f"upstream:   {route.upstream}",
+        "",
+        f"{admitted.head.method.decode('ascii')} {admitted.target.decode('latin-1')} HTTP/1.1",
+    ]
+    for name, value in admitted.fields:
+        shown = _HIDDEN if name.lower() in hidden else value
+        lines.append(f"{name.decode('latin-1')}: {shown.decode('latin-1')}")
+    if route.credential is not None:
+        lines.append(f"{route.header_name.decode('ascii')}: Bearer {_HIDDEN.decode()}")
+    return tuple(lines)
