@@ -57,8 +57,9 @@ async def _demo(listen: str | None, *, once: bool) -> int:
         try:
             await _story(servers, gateway, clock)
             if not once:
+                stopped = _on_signal()
                 _what_to_try(servers, gateway)
-                await _until_signal()
+                await stopped.wait()
         finally:
             await gateway.stop(1 * SECONDS)
     return 0
@@ -168,8 +169,9 @@ It stays up until Ctrl-C. Try:
   curl -s http://{gateway.admin_address}/readyz?verbose""")
 
 
-async def _until_signal() -> None:
-    stop = asyncio.Event()
+def _on_signal() -> asyncio.Event:
+    """Returns an event that Ctrl-C or SIGTERM sets."""
+    stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    return stopped
