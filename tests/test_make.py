@@ -37,7 +37,8 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def make(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MFLAGS", "PYTHON"}}
+    outer = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON"}  # these tests may themselves have been started by make
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
     return subprocess.run(
         ["make", *words], cwd=checkout, env=environment, capture_output=True, text=True, timeout=30, check=False
     )
