@@ -43,7 +43,7 @@ class Authority:
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def pair(self, *names: str, file: str = "server", expired: bool = False) -> Pair:
+    def pair(self, *names: str, file: str = "server", expired: bool = False, passphrase: bytes | None = None) -> Pair:
         """Returns a certificate for these names or addresses; `file` says under which name it is written."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
@@ -61,7 +61,9 @@ class Authority:
         pair.cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         pair.key.write_bytes(
             key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption(),
             )
         )
         return pair

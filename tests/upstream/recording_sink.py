@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 from proxy.errors import GatewayError
@@ -13,7 +14,7 @@ from proxy.units import KIB
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.dial import Dialer
 from proxy.upstream.origin import Origin
-from proxy.upstream.resolver import Resolver
+from proxy.upstream.resolver import AddressInfo, Resolver
 from proxy.upstream.tls import TlsContexts, TlsSettings
 from tests.support.scripted_upstream import WITHIN_S
 
@@ -127,6 +128,19 @@ class RecordingOwner:
         await self.until(lambda: len(self.gone) == count)
 
 
+class NameServer(Resolver):
+    """Stands for the name server, which a test cannot have: every name has these ports of 127.0.0.1 as addresses."""
+
+    def __init__(self, *ports: int) -> None:
+        super().__init__(Tasks())
+        self._ports = ports
+
+    async def addresses(self, origin: Origin, family: int) -> list[AddressInfo]:
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port)) for port in self._ports
+        ]
+
+
 def dialer(
     port: int,
     *,
@@ -135,13 +149,14 @@ def dialer(
     max_head_octets: int = 32 * KIB,
     max_fields: int = 100,
     contexts: TlsContexts | None = None,
+    resolver: Resolver | None = None,
 ) -> Dialer:
     """Returns a dialer to this port; with `tls`, over TLS."""
     return Dialer(
         Origin("http" if tls is None else "https", host, port),
         tls,
         contexts=contexts or TlsContexts(),
-        resolver=Resolver(Tasks()),
+        resolver=resolver or Resolver(Tasks()),
         max_head_octets=max_head_octets,
         max_fields=max_fields,
     )
