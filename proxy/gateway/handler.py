@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 
@@ -119,47 +121,45 @@ class Handler:
         )
         try:
             async with asyncio.timeout(route.timeouts.total_s or None):
-                exchange, response, framing = await self._answered(decision, body, client, record)
+                answer = await self._answered(decision, body, client, record)
                 try:
-                    rewrite.refuse_reflection(response, decision.token)
-                    await self._relay(exchange, response, framing, client, record)
+                    rewrite.refuse_reflection(answer.head, answer.token)
+                    await self._relay(answer, client, record)
                 finally:
-                    exchange.close()
+                    answer.exchange.close()
                     await body.stop()
         except TimeoutError:
             raise GatewayError(ErrorType.HTTP_RESPONSE_TIMEOUT, Side.UPSTREAM, "total time is over") from None
 
     async def _answered(
         self, decision: Forward, body: RequestBody, client: ClientStream, record: RequestRecord
-    ) -> tuple[Exchange, ResponseHead, Framing]:
+    ) -> Answer:
         """Sends the request until there is an answer to relay: once, or again where ``rescue`` allows it."""
         plan = decision.admitted.plan
         plan.retry_budget.earn()
-        exchange, response, framing = await self._tried(decision, body, client, record)
-        if decision.token is None or plan.source is None or not rescue.token_rejected(response):
-            return exchange, response, framing
+        answer = await self._tried(decision, body, client, record)
+        if answer.token is None or plan.source is None or not rescue.token_rejected(answer.head):
+            return answer
         try:
-            renewed = await self._renewed(decision.token, plan, body, record)
+            renewed = await self._renewed(answer.token, plan, body, record)
             if renewed is None:
-                return exchange, response, framing
+                return answer
             await body.stop()
-            exchange.close()
+            answer.exchange.close()
         except BaseException:
-            exchange.close()
+            answer.exchange.close()
             raise
-        exchange, response, framing = await self._tried(forward(decision.admitted, renewed), body, client, record)
-        record.replayed("still_unauthorized" if rescue.token_rejected(response) else "ok")
-        return exchange, response, framing
+        answer = await self._tried(forward(decision.admitted, renewed), body, client, record)
+        record.replayed("still_unauthorized" if rescue.token_rejected(answer.head) else "ok")
+        return answer
 
-    async def _tried(
-        self, decision: Forward, body: RequestBody, client: ClientStream, record: RequestRecord
-    ) -> tuple[Exchange, ResponseHead, Framing]:
+    async def _tried(self, decision: Forward, body: RequestBody, client: ClientStream, record: RequestRecord) -> Answer:
         """Sends the request; sends it again while nothing of it can have been processed and the budget lasts."""
         admitted, plan = decision.admitted, decision.admitted.plan
         tries = 0
         fresh = False
         while True:
-            exchange = Exchange(plan.pool, on_informational=client.informational)
+            exchange = Exchange(plan.pool, on_informational=partial(_relay_interim, client, decision.token))
             try:
                 response, framing = await self._attempt(exchange, decision, body, client, record, fresh=fresh)
             except TokenExpiredOnTheWayError:
@@ -181,7 +181,7 @@ class Handler:
                 await body.stop()
                 raise
             else:
-                return exchange, response, framing
+                return Answer(exchange=exchange, head=response, framing=framing, token=decision.token)
 
     async def _attempt(
         self,
@@ -253,30 +253,29 @@ class Handler:
             record.failed(error)
             return None
 
-    async def _relay(
-        self, exchange: Exchange, response: ResponseHead, framing: Framing, client: ClientStream, record: RequestRecord
-    ) -> None:
+    async def _relay(self, answer: Answer, client: ClientStream, record: RequestRecord) -> None:
         """Passes the response on as it comes. Once its head is out, a failure can only be shown by cutting it off."""
         plan = record.plan
         assert plan is not None
-        fields = rewrite.inbound_fields(response, plan.route, method=client.head.method)
-        record.replied(response.status)
+        head = answer.head
+        fields = rewrite.inbound_fields(head, plan.route, method=client.head.method)
+        record.replied(head.status)
         unread = not client.body_complete  # the rest of an unread body would be read as the next request
-        await client.begin(response.status, response.reason, fields, framing, close=self.traffic.draining or unread)
+        await client.begin(head.status, head.reason, fields, answer.framing, close=self.traffic.draining or unread)
         try:
-            while (data := await exchange.read(plan.route.timeouts.idle_s)) is not None:
+            while (data := await answer.exchange.read(plan.route.timeouts.idle_s)) is not None:
                 await client.send(data)
         except GatewayError as error:
             record.failed(error)
             client.abort()
             return
         await client.end()
-        exchange.finish()
+        answer.exchange.finish()
 
     async def _fail(self, client: ClientStream, record: RequestRecord, error: GatewayError) -> None:
         """Tells the client of a failure, if it can still be told."""
-        record.failed(error)
         if isinstance(error, ClientGone) or client.started:
+            record.failed(error)
             client.abort()
         else:
             await self._reply(client, record, rescue.reply_to(error, record.request_id))
@@ -290,6 +289,16 @@ class Handler:
             record.failed(gone)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the upstream said to a request, and the token that this request carried: the last one, if there were more."""
+
+    exchange: Exchange
+    head: ResponseHead
+    framing: Framing
+    token: AccessToken | None
+
+
 class TokenExpiredOnTheWayError(Exception):
     """The token stopped being usable while the request waited for a connection; nothing was sent."""
 
@@ -298,6 +307,12 @@ async def _obtained(plan: RoutePlan) -> AccessToken:
     """Waits for the route's token, within the route's bound. Raises TokenUnavailable (503, Retry-After)."""
     assert plan.source is not None
     return await plan.source.obtain(plan.route.timeouts.token_s)
+
+
+async def _relay_interim(client: ClientStream, token: AccessToken | None, head: ResponseHead) -> None:
+    """Passes an interim response on, under the same guard as a final one."""
+    rewrite.refuse_reflection(head, token)
+    await client.informational(head)
 
 
 def _count_request_octets(record: RequestRecord, octets: int) -> None:

@@ -7,7 +7,10 @@ Heads and bodies are written as our own bytes through ``request.writer``: aiohtt
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
+from contextlib import suppress
 from email.utils import formatdate
 
 from aiohttp import web
@@ -23,6 +26,7 @@ from proxy.tasks import Tasks
 from proxy.upstream.exchange import Exchange
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, for 0 s
 
 
 class ClientGone(GatewayError):
@@ -147,9 +151,15 @@ class ClientStream:
             await self._write(LAST_CHUNK)
 
     def abort(self) -> None:
-        """Cuts the connection, so that the client sees that its answer is not whole."""
+        """Cuts the connection, so that the client sees that its answer is not whole.
+
+        A body that lasts until the connection ends would look whole after an orderly end: it is reset instead.
+        """
         self.keep_alive = False
         if (transport := self._request.transport) is not None:
+            if self.started and self._framing.kind is BodyKind.UNTIL_CLOSE:
+                with suppress(OSError, AttributeError):  # of a socket that is closed already
+                    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
             transport.abort()
 
     def outcome(self) -> Sent:

@@ -173,12 +173,12 @@ def inbound_fields(head: ResponseHead, route: Route, *, method: bytes) -> list[F
 
 
 def refuse_reflection(head: ResponseHead, token: AccessToken | None) -> None:
-    """Raises GatewayError(HTTP_PROTOCOL_ERROR, UPSTREAM) if a response field shows the access token to the client."""
+    """Raises GatewayError(HTTP_PROTOCOL_ERROR, UPSTREAM) if a response's head shows the access token to the client."""
     if token is None:
         return
     text = token.field_value.partition(b" ")[2]
-    if text and any(text in value for _, value in head.fields):
-        raise GatewayError(ErrorType.HTTP_PROTOCOL_ERROR, Side.UPSTREAM, "a response field shows the access token")
+    if text and (text in head.reason or any(text in value or text in name for name, value in head.fields)):
+        raise GatewayError(ErrorType.HTTP_PROTOCOL_ERROR, Side.UPSTREAM, "a response head shows the access token")
 
 
 def mapped_location(value: bytes, route: Route) -> bytes:
