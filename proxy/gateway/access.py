@@ -27,9 +27,12 @@ class Peer:
 
     @classmethod
     def from_peername(cls, peername: object) -> Peer:
-        """Returns the peer for what a transport tells as `peername`; IPv4-mapped IPv6 counts as IPv4."""
+        """Returns the peer for what a transport of an IP socket tells as `peername`; IPv4-mapped counts as IPv4.
+
+        Raises ValueError for anything else: who has no address must not pass for somebody on a unix socket.
+        """
         if not isinstance(peername, tuple) or not peername:
-            return cls(None)
+            raise ValueError("not the name of an IP peer")
         address = ip_address(str(peername[0]).partition("%")[0])  # without the zone of a link-local address
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped

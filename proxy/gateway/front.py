@@ -1,10 +1,8 @@
 """The front protocol: accepts a connection, bounds it, and reads its first request head.
 
-It owns the connection caps, the first head's size and its deadline, and refuses malformed heads with our own replies.
-A complete head is handed to aiohttp together with the transport, for good: no answer is being written then, the write
-buffer is empty and reading is not paused, which both event loops need for a change of protocol.
-
-Source: RFC 9112 §2.2, §3 (message parsing).
+It owns the connection caps, the first head's deadline, and refuses with replies of our own what ``Incoming`` finds
+malformed. A good head is handed to aiohttp together with the transport, for good: no answer is being written then, the
+write buffer is empty and reading is not paused, which both event loops need for a change of protocol.
 """
 
 from __future__ import annotations
@@ -14,14 +12,18 @@ from collections.abc import Callable
 from email.utils import formatdate
 
 from proxy.errors import GatewayError, Problem, Refusal
-from proxy.gateway import rescue
 from proxy.gateway.access import Peer
-from proxy.gateway.problem import Reply, problem_reply
+from proxy.gateway.incoming import Incoming
+from proxy.gateway.problem import Reply
+from proxy.gateway.record import RefusalRecorder
 from proxy.gateway.settings import Limits
-from proxy.http1.wire import find_head_end, parse_request_head, response_head
-from proxy.metrics import GatewayMetrics
+from proxy.http1.wire import response_head
+from proxy.units import SECONDS
 
-_LINE_OVERHEAD = len(b" HTTP/1.1\r\n")
+LINGER_S = 2 * SECONDS  # an early answer is given this long to be read before the connection closes
+
+# transport, first octets, the follower of its input, its peer, and what to call when it has closed
+HandOver = Callable[[asyncio.Transport, bytes, Incoming, Peer, Callable[[], None]], None]
 
 
 class Admission:
@@ -72,85 +74,90 @@ class FrontProtocol(asyncio.Protocol):
     def __init__(
         self,
         *,
-        hand_over: Callable[[asyncio.Transport, bytes, Callable[[], None]], None],
+        unix: bool,
+        hand_over: HandOver,
         admission: Admission,
         waiting: set[FrontProtocol],
         limits: Limits,
-        metrics: GatewayMetrics,
-        new_request_id: Callable[[], bytes],
+        refusals: RefusalRecorder,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        self._unix = unix
         self._hand_over = hand_over
         self._admission = admission
         self._waiting = waiting
         self._limits = limits
-        self._metrics = metrics
-        self._new_request_id = new_request_id
+        self._refusals = refusals
         self._loop = loop
+        self._incoming = Incoming(limits)
         self._transport: asyncio.Transport | None = None
-        self._peer = Peer(None)
+        self._peer: Peer | None = None
         self._entered = False
-        self._buffer = bytearray()
+        self._refused = False
         self._deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def head_under_way(self) -> bool:
+        """Tells whether a part of a request head has come."""
+        return self._incoming.head_under_way
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Counts the connection and starts the head's deadline."""
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self._transport = transport  # type: ignore[assignment]  # uvloop's transports do not derive from asyncio's
-        self._peer = Peer.from_peername(transport.get_extra_info("peername"))
+        peername = transport.get_extra_info("peername")
+        if not self._unix and not peername:
+            # Reset before it was accepted: uvloop then knows no peer, and without one no access rule could be applied.
+            self._close(abort=True)
+            return
+        self._peer = Peer(None) if self._unix else Peer.from_peername(peername)
         self._entered = self._admission.enter(self._peer)
         if not self._entered:
-            self._refuse(problem_reply(Problem.OVERLOADED, self._new_request_id(), retry_after_s=1.0))
+            self._refuse(Refusal(Problem.OVERLOADED, retry_after_s=1.0))
             return
         self._waiting.add(self)
         self._deadline = self._loop.call_later(self._limits.head_timeout_s, self._late)
 
     def data_received(self, data: bytes) -> None:
         """Collects the first head; hands over when it is whole and well-formed."""
-        transport = self._transport
-        if transport is None or transport.is_closing():
+        transport, peer = self._transport, self._peer
+        if self._refused or transport is None or peer is None or transport.is_closing():
             return
-        start = max(0, len(self._buffer) - 3)
-        self._buffer += data
-        end = find_head_end(self._buffer, start)
-        if end < 0:
-            if len(self._buffer) > self._limits.head_bytes:
-                self._refuse_size()
-            return
-        if end > self._limits.head_bytes:
-            self._refuse_size()
-            return
-        try:
-            parse_request_head(bytes(self._buffer[:end]), max_fields=self._limits.field_count)
-        except GatewayError as error:
-            self._refuse(rescue.reply_to(error, self._new_request_id()))
-            return
-        self._end_waiting()
-        self._transport = None
-        admission, peer = self._admission, self._peer
-        self._hand_over(transport, bytes(self._buffer), lambda: admission.leave(peer))
+        passed = self._incoming.feed(data)
+        if self._incoming.heads:
+            self._end_waiting()
+            self._transport = None
+            admission = self._admission
+            self._hand_over(transport, passed, self._incoming, peer, lambda: admission.leave(peer))
+        elif self._incoming.fault is not None:
+            self._refuse(self._incoming.fault)
 
     def eof_received(self) -> bool:
-        """Closes: without a whole head there is nothing to answer."""
+        """Closes: without a whole head there is nothing to answer, and who was refused has read the answer."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Counts the connection out."""
         self._end_waiting()
-        if self._entered and self._transport is not None:
+        if self._entered and self._transport is not None and self._peer is not None:
             self._admission.leave(self._peer)
         self._transport = None
 
     def drain(self) -> None:
-        """Ends a connection that has sent no whole head yet: with 503 if it has sent a part of one."""
-        if self._buffer:
-            self._refuse(problem_reply(Problem.DRAINING, self._new_request_id(), retry_after_s=1.0))
-        else:
+        """Closes a connection on which nothing has come."""
+        if not self.head_under_way and not self._refused:
             self._close()
 
-    def _close(self) -> None:
+    def cut(self) -> None:
+        """Ends a connection whose head is still under way: 503 `draining`."""
+        if not self._refused:
+            self._refuse(Refusal(Problem.DRAINING, retry_after_s=1.0))
+
+    def _close(self, *, abort: bool = False) -> None:
         if self._transport is not None:
-            self._transport.close()
+            if abort:
+                self._transport.abort()
+            else:
+                self._transport.close()
 
     def _end_waiting(self) -> None:
         self._waiting.discard(self)
@@ -159,24 +166,22 @@ class FrontProtocol(asyncio.Protocol):
             self._deadline = None
 
     def _late(self) -> None:
-        if self._buffer:
-            self._refuse(problem_reply(Problem.REQUEST_TIMEOUT, self._new_request_id()))
+        self._deadline = None
+        if self.head_under_way:
+            self._refuse(Refusal(Problem.REQUEST_TIMEOUT))
         else:
             self._close()  # opened in advance and never used: nothing to answer
 
-    def _refuse_size(self) -> None:
-        line = self._buffer.find(b"\r\n", 0, self._limits.head_bytes)
-        problem = Problem.TARGET_TOO_LONG if line < 0 else Problem.HEAD_TOO_LARGE
-        self._refuse(rescue.reply_to(Refusal(problem), self._new_request_id()))
-
-    def _refuse(self, reply: Reply) -> None:
-        assert self._transport is not None
-        if reply.problem is not None:
-            self._metrics.count_refused(reply.problem)
-        self._metrics.unmatched.count_request(b"", reply.status)
+    def _refuse(self, refusal: GatewayError) -> None:
+        """Answers and closes, but reads on for a while: a close with unread input would reset the answer away."""
+        transport = self._transport
+        assert transport is not None
+        self._refused = True
         self._end_waiting()
-        self._transport.write(whole_reply(reply))
-        self._transport.close()
+        transport.write(whole_reply(self._refusals.reply(refusal, self._peer)))
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._deadline = self._loop.call_later(LINGER_S, self._close)
 
 
 def whole_reply(reply: Reply) -> bytes:

@@ -1,8 +1,8 @@
 """aiohttp's side of a client connection: one subclass of its protocol, by public overrides only.
 
-It receives a connection from the front protocol with the first head's octets. What is ours here: the deadline for each
-further request head, replies to what aiohttp's parser refuses (the stock ones echo the input and log tracebacks), and
-word of the connection's end.
+It receives a connection from the front protocol with the first head's octets. What is ours here: ``Incoming`` goes on
+following the input, so that every head meets the same rules; the deadline for each further head; replies to what is
+refused (aiohttp's own echo the input and log tracebacks); and word of the connection's end.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
+from aiohttp.http_exceptions import BadHttpMethod
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from proxy.errors import Problem, Refusal
-from proxy.gateway import rescue
-from proxy.gateway.front import whole_reply
-from proxy.gateway.problem import Reply, problem_reply
+from proxy.gateway.access import Peer
+from proxy.gateway.front import LINGER_S, whole_reply
+from proxy.gateway.incoming import Incoming
+from proxy.gateway.problem import Reply
+from proxy.gateway.record import RefusalRecorder
 from proxy.gateway.settings import Limits
-from proxy.metrics import GatewayMetrics
-from proxy.units import KIB, SECONDS
+from proxy.units import KIB
 
 _READ_BUFFER = 64 * KIB  # octets held of a request body before the client is paused
-_LINGER_S = 2 * SECONDS  # an early answer is given this long to be read before the connection closes
-_FIELD_SLACK = 28  # aiohttp answers too many fields with a bare 400; ours is 431, so ours must come first
 
 
 class GeneralServer(web.Server):
@@ -38,36 +37,40 @@ class GeneralServer(web.Server):
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         *,
         limits: Limits,
-        metrics: GatewayMetrics,
-        new_request_id: Callable[[], bytes],
+        refusals: RefusalRecorder,
     ) -> None:
         super().__init__(self._serve, request_factory=self._begin, handler_cancellation=True)
         self._handler = handler
         self._limits = limits
-        self.metrics = metrics
-        self.new_request_id = new_request_id
+        self._refusals = refusals
         self._event_loop = asyncio.get_running_loop()
 
-    def take(self, transport: asyncio.Transport, data: bytes, closed: Callable[[], None]) -> None:
-        """Takes a connection over for good, with the octets received so far."""
+    def take(
+        self, transport: asyncio.Transport, data: bytes, incoming: Incoming, peer: Peer, closed: Callable[[], None]
+    ) -> None:
+        """Takes a connection over for good, with the octets that may go on so far."""
         limits = self._limits
         connection = ClientConnection(
             self,
             loop=self._event_loop,
+            incoming=incoming,
+            peer=peer,
+            refusals=self._refusals,
             head_timeout_s=limits.head_timeout_s,
             closed=closed,
             keepalive_timeout=limits.keepalive_timeout_s,
             access_log=None,
+            # the bounds that count are those of `Incoming`; the parser's only have to let through what passed them
             max_line_size=limits.head_bytes,
             max_field_size=limits.head_bytes,
-            max_headers=limits.field_count + _FIELD_SLACK,
-            lingering_time=_LINGER_S,
+            max_headers=limits.field_count + 1,
+            lingering_time=LINGER_S,
             read_bufsize=_READ_BUFFER,
             auto_decompress=False,
         )
         transport.set_protocol(connection)
         connection.connection_made(transport)
-        connection.data_received(data)
+        connection.first_received(data)
 
     def close_idle(self) -> None:
         """Closes the connections on which no request is under way."""
@@ -84,7 +87,7 @@ class GeneralServer(web.Server):
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
         assert isinstance(protocol, ClientConnection)
-        protocol.request_begins()
+        protocol.request_begins(payload)
         return web.BaseRequest(message, payload, protocol, writer, task, self._event_loop)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -99,44 +102,77 @@ class GeneralServer(web.Server):
 class ClientConnection(web.RequestHandler):
     """One client connection in aiohttp's hands."""
 
-    __slots__ = ("_closed", "_deadline", "_event_loop", "_head_timeout_s", "_server", "_serving")
+    __slots__ = (
+        "_closed", "_deadline", "_ended", "_event_loop", "_head_timeout_s", "_incoming", "_payload", "_refusals",
+        "_told", "peer",
+    )  # fmt: skip
 
     def __init__(
         self,
         server: GeneralServer,
         *,
         loop: asyncio.AbstractEventLoop,
+        incoming: Incoming,
+        peer: Peer,
+        refusals: RefusalRecorder,
         head_timeout_s: float,
         closed: Callable[[], None],
         **options: Any,
     ) -> None:
         super().__init__(server, loop=loop, **options)
-        self._server = server
+        self.peer = peer
         self._event_loop = loop
+        self._incoming = incoming
+        self._refusals = refusals
         self._head_timeout_s = head_timeout_s
         self._closed = closed
-        self._serving = False
+        self._payload: StreamReader | None = None  # of the request being served
+        self._ended = 0  # requests answered
+        self._told = False  # a refusal was written: what still comes is read and dropped
         self._deadline: asyncio.TimerHandle | None = None
 
     @property
     def idle(self) -> bool:
         """Tells whether neither a request is served nor a head is under way."""
-        return not self._serving and self._deadline is None
+        return not self._unanswered and not self._incoming.head_under_way and not self._told
 
-    def request_begins(self) -> None:
-        """Notes that a head is complete."""
-        self._serving = True
-        self._end_deadline()
+    @property
+    def _unanswered(self) -> int:
+        """How many requests were passed on and are not answered yet."""
+        return self._incoming.heads - self._ended
+
+    def request_begins(self, payload: StreamReader) -> None:
+        """Notes that a request is being served."""
+        self._payload = payload
+        if self._incoming.fault_in_body and self._unanswered == 1:
+            payload.set_exception(web.RequestPayloadError())
 
     def request_ends(self) -> None:
-        """Notes that a request was answered."""
-        self._serving = False
+        """Notes that a request was answered; what came behind it has its turn."""
+        payload, self._payload = self._payload, None
+        if payload is not None and self._incoming.fault_in_body:
+            payload.feed_eof()  # aiohttp would read on for the rest of a body that has none
+        self._ended += 1
+        self._look_ahead()
+
+    def first_received(self, data: bytes) -> None:
+        """Takes the octets that the front protocol has let through."""
+        super().data_received(data)
+        self._look_ahead()
 
     def data_received(self, data: bytes) -> None:
-        """Starts the deadline of a further head with its first octet."""
-        if data and self.idle:
-            self._deadline = self._event_loop.call_later(self._head_timeout_s, self._late)
-        super().data_received(data)
+        """Lets through what is well-formed. Without data, aiohttp asks itself to go on."""
+        if not data:
+            super().data_received(data)
+            return
+        if self._told:
+            return
+        passed = self._incoming.feed(data)
+        if passed:
+            super().data_received(passed)
+        if self._incoming.fault_in_body and self._unanswered == 1 and self._payload is not None:
+            self._payload.set_exception(web.RequestPayloadError())  # whoever reads the body answers 400
+        self._look_ahead()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tells whoever counts connections."""
@@ -152,18 +188,29 @@ class ClientConnection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002  # aiohttp's text quotes the client's octets
     ) -> web.StreamResponse:
-        """Answers what aiohttp's parser refused: fixed text, nothing of the input, and the connection closes."""
+        """Answers what aiohttp's parser refuses though we passed it: fixed text, and the connection closes."""
+        if status < 500:
+            self._ended += 1  # no handler saw it
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun")
-        if isinstance(exc, LineTooLong):
-            problem = Problem.HEAD_TOO_LARGE
-        elif isinstance(exc, BadHttpMethod):
+        if isinstance(exc, BadHttpMethod):
             problem = Problem.NOT_IMPLEMENTED
         else:
             problem = Problem.BAD_REQUEST if status < 500 else Problem.INTERNAL
-        self._server.metrics.count_refused(problem)
-        self._server.metrics.unmatched.count_request(b"", problem.status)
-        return _Refused(rescue.reply_to(Refusal(problem), self._server.new_request_id()))
+        return _Refused(self._refusals.reply(Refusal(problem), self.peer))
+
+    def _look_ahead(self) -> None:
+        """While nothing is being served: refuses a fault, and starts or ends the deadline of a further head."""
+        if self._unanswered or self._told:
+            self._end_deadline()
+        elif self._incoming.fault_in_body:
+            self._told = True  # by the answer to the request whose body it was
+        elif self._incoming.fault is not None:
+            self._refuse(self._incoming.fault)
+        elif not self._incoming.head_under_way:
+            self._end_deadline()
+        elif self._deadline is None:
+            self._deadline = self._event_loop.call_later(self._head_timeout_s, self._late)
 
     def _end_deadline(self) -> None:
         if self._deadline is not None:
@@ -172,10 +219,18 @@ class ClientConnection(web.RequestHandler):
 
     def _late(self) -> None:
         self._deadline = None
-        if not self._serving and self.transport is not None:
-            self._server.metrics.count_refused(Problem.REQUEST_TIMEOUT)
-            self.transport.write(whole_reply(problem_reply(Problem.REQUEST_TIMEOUT, self._server.new_request_id())))
-            self.force_close()
+        self._refuse(Refusal(Problem.REQUEST_TIMEOUT))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answers and closes, but reads on for a while: a close with unread input would reset the answer away."""
+        self._end_deadline()
+        if self.transport is None or self.transport.is_closing():
+            return
+        self._told = True
+        self.transport.write(whole_reply(self._refusals.reply(refusal, self.peer)))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._deadline = self._event_loop.call_later(LINGER_S, self.force_close)
 
 
 class _Refused(web.StreamResponse):

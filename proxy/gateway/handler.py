@@ -17,11 +17,11 @@ from aiohttp import web
 from proxy.clock import Clock
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
 from proxy.gateway import rescue, rewrite
-from proxy.gateway.access import Peer
 from proxy.gateway.decide import Facts, Forward, NeedToken, decide, forward, request_id
+from proxy.gateway.general import ClientConnection
 from proxy.gateway.problem import Reply
-from proxy.gateway.record import RequestRecord
-from proxy.gateway.relay import ClientGone, ClientStream, RequestBody
+from proxy.gateway.record import ClientGone, RequestRecord
+from proxy.gateway.relay import ClientStream, RequestBody
 from proxy.gateway.settings import LogSettings
 from proxy.gateway.snapshot import RoutePlan, Snapshot
 from proxy.gateway.traffic import Traffic
@@ -35,6 +35,7 @@ from proxy.upstream.exchange import Exchange
 
 _log = logging.getLogger("proxy.gateway")
 _RETRY_PAUSE_S = 0.05 * SECONDS  # doubled for each further try to connect
+_MAX_EXPIRED = 2  # tokens that may run out while a request waits for its connection
 
 
 class Handler:
@@ -60,7 +61,9 @@ class Handler:
         """Serves a request and tells aiohttp how it ended."""
         snapshot = self.snapshot
         client = ClientStream(request, snapshot.limits)
-        peer = Peer.from_peername(request.get_extra_info("peername"))
+        connection = request.protocol
+        assert isinstance(connection, ClientConnection)
+        peer = connection.peer  # as it was when the connection was accepted; a reset one has none any more
         facts = Facts(
             peer=peer,
             secure=request.get_extra_info("sslcontext") is not None,
@@ -149,14 +152,18 @@ class Handler:
         except BaseException:
             answer.exchange.close()
             raise
-        answer = await self._tried(forward(decision.admitted, renewed), body, client, record)
+        try:
+            answer = await self._tried(forward(decision.admitted, renewed), body, client, record)
+        except GatewayError:
+            record.replayed("failed")
+            raise
         record.replayed("still_unauthorized" if rescue.token_rejected(answer.head) else "ok")
         return answer
 
     async def _tried(self, decision: Forward, body: RequestBody, client: ClientStream, record: RequestRecord) -> Answer:
         """Sends the request; sends it again while nothing of it can have been processed and the budget lasts."""
         admitted, plan = decision.admitted, decision.admitted.plan
-        tries = 0
+        tries = expired = 0
         fresh = False
         while True:
             exchange = Exchange(plan.pool, on_informational=partial(_relay_interim, client, decision.token))
@@ -164,6 +171,9 @@ class Handler:
                 response, framing = await self._attempt(exchange, decision, body, client, record, fresh=fresh)
             except TokenExpiredOnTheWayError:
                 exchange.close()
+                expired += 1
+                if expired > _MAX_EXPIRED:
+                    raise _token_too_short() from None
                 decision = forward(admitted, await _obtained(plan))
             except GatewayError as error:
                 exchange.close()
@@ -307,6 +317,15 @@ async def _obtained(plan: RoutePlan) -> AccessToken:
     """Waits for the route's token, within the route's bound. Raises TokenUnavailable (503, Retry-After)."""
     assert plan.source is not None
     return await plan.source.obtain(plan.route.timeouts.token_s)
+
+
+def _token_too_short() -> GatewayError:
+    return GatewayError(
+        ErrorType.PROXY_INTERNAL_ERROR,
+        Side.AUTHORIZATION_SERVER,
+        "tokens live shorter than it takes to connect to the upstream",
+        retry_after_s=1 * SECONDS,
+    )
 
 
 async def _relay_interim(client: ClientStream, token: AccessToken | None, head: ResponseHead) -> None:

@@ -6,15 +6,26 @@ path and the names of query parameters, never a query's values, a field's value 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from proxy.clock import Clock
-from proxy.errors import GatewayError, Side
+from proxy.errors import ErrorType, GatewayError, Side
+from proxy.gateway import rescue
+from proxy.gateway.access import Peer
 from proxy.gateway.problem import Reply
 from proxy.gateway.settings import LogSettings
 from proxy.gateway.snapshot import RoutePlan, Snapshot
 from proxy.log import access_line, redact_query
-from proxy.metrics import RouteMetrics
+from proxy.metrics import GatewayMetrics, RouteMetrics
 
 CLIENT_LEFT = 499  # as nginx counts a client that closed before its answer was whole
+
+
+class ClientGone(GatewayError):
+    """The client closed its connection before its answer was whole."""
+
+    def __init__(self, detail: str = "the client closed the connection") -> None:
+        super().__init__(ErrorType.CONNECTION_TERMINATED, Side.CLIENT, detail)
 
 
 class RequestRecord:
@@ -128,7 +139,9 @@ class RequestRecord:
             metrics = self._snapshot.metrics.unmatched
         else:
             metrics.in_flight -= 1
-        metrics.count_request(self.method, self.status or CLIENT_LEFT)
+        if not self.status or isinstance(self.error, ClientGone):
+            self.status = CLIENT_LEFT
+        metrics.count_request(self.method, self.status)
         metrics.durations.observe(duration_s)
         metrics.request_body_bytes += self.request_octets
         metrics.response_body_bytes += self.response_octets
@@ -141,7 +154,7 @@ class RequestRecord:
             "client": self.peer,
             "method": self.method.decode("latin-1"),
             "target": redact_query(self.target) if self._settings.redact_query else self.target.decode("latin-1"),
-            "status": self.status or CLIENT_LEFT,
+            "status": self.status,
             "duration_ms": round(duration_s * 1000, 1),
             "request_bytes": self.request_octets,
             "response_bytes": self.response_octets,
@@ -163,3 +176,33 @@ class RequestRecord:
             line["error"] = str(self.error.error_type)
             line["detail"] = self.error.detail
         return line
+
+
+class RefusalRecorder:
+    """Makes, counts and logs the replies to what never became a request: malformed or late heads, one too many."""
+
+    __slots__ = ("_metrics", "_new_request_id", "_settings")
+
+    def __init__(self, metrics: GatewayMetrics, settings: LogSettings, new_request_id: Callable[[], bytes]) -> None:
+        self._metrics = metrics
+        self._settings = settings
+        self._new_request_id = new_request_id
+
+    def reply(self, refusal: GatewayError, peer: Peer | None) -> Reply:
+        """Returns the reply; one line in the log, nothing of what the client sent."""
+        request_id = self._new_request_id()
+        reply = rescue.reply_to(refusal, request_id)
+        if reply.problem is not None:
+            self._metrics.count_refused(reply.problem)
+        self._metrics.unmatched.count_request(b"", reply.status)
+        if self._settings.access:
+            line = {
+                "request_id": request_id.decode("ascii"),
+                "client": "unix" if peer is None or peer.address is None else str(peer.address),
+                "status": reply.status,
+                "failed": str(refusal.side),
+                "error": str(refusal.error_type),
+                "detail": refusal.detail,
+            }
+            access_line(line)
+        return reply

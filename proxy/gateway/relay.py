@@ -16,8 +16,9 @@ from email.utils import formatdate
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
+from proxy.errors import Problem, Refusal
 from proxy.gateway.problem import Reply
+from proxy.gateway.record import ClientGone
 from proxy.gateway.settings import Limits
 from proxy.http1.fields import Field, end_to_end
 from proxy.http1.framing import LAST_CHUNK, BodyKind, Framing, encode_chunk
@@ -27,13 +28,6 @@ from proxy.upstream.exchange import Exchange
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, for 0 s
-
-
-class ClientGone(GatewayError):
-    """The client closed its connection before its answer was whole."""
-
-    def __init__(self, detail: str = "the client closed the connection") -> None:
-        super().__init__(ErrorType.CONNECTION_TERMINATED, Side.CLIENT, detail)
 
 
 class Sent(web.StreamResponse):
@@ -79,11 +73,11 @@ class ClientStream:
         Raises Refusal(REQUEST_TIMEOUT) if none come in time, Refusal(BAD_REQUEST) if the body is malformed or cut.
         """
         content = self._request.content
-        if data := content.read_nowait():
-            return data
-        if content.at_eof():
-            return b""
         try:
+            if data := content.read_nowait():
+                return data
+            if content.at_eof():
+                return b""
             async with asyncio.timeout(self._limits.body_idle_timeout_s or None):
                 return await content.readany()
         except TimeoutError:

@@ -3,7 +3,7 @@
 A request is sent again only if nothing of it can have been processed, or the upstream said 401 and its body is held
 whole. A budget bounds all retries, so that an upstream in trouble is not drowned in them.
 
-Source: RFC 9110 §9.2.2 (idempotent methods), §11.6.1 (challenges); RFC 6750 §3.1.
+Source: RFC 9110 §9.2.1 (safe methods), §11.6.1 (challenges); RFC 6750 §3.1.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from proxy.gateway.problem import Reply, problem_reply
 from proxy.http1.fields import challenges
 from proxy.http1.wire import ResponseHead
 
-IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND", b"REPORT", b"SEARCH", b"QUERY"})
+# Safe methods (RFC 9110 §9.2.1): a second execution changes nothing. PUT and DELETE are idempotent, but an upstream that
+# executed one and closed would execute it again, perhaps after somebody else's request.
+SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PROPFIND", b"REPORT", b"SEARCH", b"QUERY"})
 
 _UPSTREAM_PROBLEMS = {
     ErrorType.CONNECTION_TIMEOUT: Problem.UPSTREAM_TIMEOUT,
@@ -80,7 +82,7 @@ def may_send_again(error: GatewayError, *, method: bytes, body_held: bool) -> bo
         case Retry.NOTHING_SENT:
             return body_held
         case Retry.REUSED_CONNECTION:
-            return body_held and method in IDEMPOTENT
+            return body_held and method in SAFE
         case _:
             return False
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from proxy.clock import Clock
@@ -16,8 +16,8 @@ from proxy.errors import ConfigurationError
 from proxy.gateway.front import Admission, FrontProtocol
 from proxy.gateway.general import GeneralServer
 from proxy.gateway.handler import Handler
+from proxy.gateway.record import RefusalRecorder
 from proxy.gateway.settings import Address, Limits, TcpAddress, UnixAddress
-from proxy.metrics import GatewayMetrics
 from proxy.units import MILLISECONDS, SECONDS
 from proxy.unix_socket import private_unix_socket
 
@@ -30,27 +30,19 @@ _LAST_ANSWERS_S = 1 * SECONDS  # for what is written after the drain timeout; ai
 class GatewayServer:
     """Listens, and ends without losing requests."""
 
-    def __init__(
-        self,
-        handler: Handler,
-        *,
-        limits: Limits,
-        metrics: GatewayMetrics,
-        new_request_id: Callable[[], bytes],
-        clock: Clock,
-    ) -> None:
+    def __init__(self, handler: Handler, *, limits: Limits, refusals: RefusalRecorder, clock: Clock) -> None:
         self._handler = handler
         self._limits = limits
-        self._metrics = metrics
-        self._new_request_id = new_request_id
+        self._refusals = refusals
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._general = GeneralServer(handler, limits=limits, metrics=metrics, new_request_id=new_request_id)
+        self._general = GeneralServer(handler, limits=limits, refusals=refusals)
         self._admission = Admission(limits)
         self._waiting: set[FrontProtocol] = set()
         self._listeners: list[asyncio.Server] = []
         self._socket_files: list[Path] = []
         self._drain_bound: asyncio.Timeout | None = None
+        self._hurried = False
         self.addresses: list[Address] = []  # as bound: port 0 of the settings is a real port here
 
     @property
@@ -58,15 +50,15 @@ class GatewayServer:
         """Returns how many client connections are open."""
         return self._admission.open
 
-    def protocol(self) -> FrontProtocol:
-        """Returns the protocol of a new connection."""
+    def protocol(self, *, unix: bool) -> FrontProtocol:
+        """Returns the protocol of a new connection; who comes by a unix socket was let in by the file's mode."""
         return FrontProtocol(
+            unix=unix,
             hand_over=self._general.take,
             admission=self._admission,
             waiting=self._waiting,
             limits=self._limits,
-            metrics=self._metrics,
-            new_request_id=self._new_request_id,
+            refusals=self._refusals,
             loop=self._loop,
         )
 
@@ -76,13 +68,17 @@ class GatewayServer:
             try:
                 if isinstance(address, UnixAddress):
                     listener = await self._loop.create_unix_server(
-                        self.protocol, sock=private_unix_socket(address.path), backlog=_BACKLOG
+                        partial(self.protocol, unix=True), sock=private_unix_socket(address.path), backlog=_BACKLOG
                     )
                     self._socket_files.append(address.path)
                     bound: Address = address
                 else:
                     listener = await self._loop.create_server(
-                        self.protocol, address.host, address.port, backlog=_BACKLOG, reuse_address=True
+                        partial(self.protocol, unix=False),
+                        address.host,
+                        address.port,
+                        backlog=_BACKLOG,
+                        reuse_address=True,
                     )
                     bound = TcpAddress(address.host, listener.sockets[0].getsockname()[1])
             except OSError as error:
@@ -98,25 +94,30 @@ class GatewayServer:
             listener.close()
         for path in self._socket_files:
             path.unlink(missing_ok=True)
-        for front in list(self._waiting):
-            front.drain()
         finished = True
         try:
-            async with asyncio.timeout(timeout_s) as self._drain_bound:
+            async with asyncio.timeout(0 if self._hurried else timeout_s) as self._drain_bound:
                 # A head under way is a request too, though nobody serves it yet; closing flushes what was written last.
-                while self._general.connections:
+                while self._waiting or self._general.connections:
+                    for front in tuple(self._waiting):
+                        front.drain()
                     self._general.close_idle()
                     await self._clock.sleep(_DRAIN_STEP_S)
                 await self._admission.none_open()
         except TimeoutError:
-            finished = not len(self._handler.traffic)
+            finished = not len(self._handler.traffic) and not self._waiting
+            for front in tuple(self._waiting):
+                front.cut()
             await self._handler.traffic.cut()
+        finally:
+            self._drain_bound = None
         await self._general.shutdown(_LAST_ANSWERS_S)
         return finished
 
     def hurry(self) -> None:
-        """Ends the waiting of a `drain` under way."""
-        if self._drain_bound is not None and not self._drain_bound.expired():
+        """Ends the waiting of a `drain` under way, or of one to come."""
+        self._hurried = True
+        if self._drain_bound is not None:
             self._drain_bound.reschedule(self._loop.time())
 
 

@@ -18,6 +18,7 @@ from proxy.admin.server import AdminServer
 from proxy.clock import Clock
 from proxy.errors import ConfigurationError
 from proxy.gateway.handler import Handler
+from proxy.gateway.record import RefusalRecorder
 from proxy.gateway.server import GatewayServer
 from proxy.gateway.settings import Address, Settings
 from proxy.gateway.snapshot import compiled
@@ -83,13 +84,8 @@ class Gateway:
         self._handler = Handler(
             self.snapshot, clock=self._clock, tasks=self._tasks, new_request_id=new_request_id, log=self._settings.log
         )
-        self._server = GatewayServer(
-            self._handler,
-            limits=self._settings.limits,
-            metrics=self._metrics,
-            new_request_id=new_request_id,
-            clock=self._clock,
-        )
+        refusals = RefusalRecorder(self._metrics, self._settings.log, new_request_id)
+        self._server = GatewayServer(self._handler, limits=self._settings.limits, refusals=refusals, clock=self._clock)
         if self._settings.admin is not None:
             self._admin = AdminServer(self._settings.admin, self._facts(), self._clock)
             await self._admin.start()

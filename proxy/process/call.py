@@ -10,6 +10,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from proxy.clock import Clock
 from proxy.errors import ErrorType, GatewayError, Side
@@ -51,7 +52,7 @@ async def call(
     await gateway.start()
     ours, theirs = socket.socketpair()
     try:
-        await asyncio.get_running_loop().connect_accepted_socket(gateway.server.protocol, theirs)
+        await asyncio.get_running_loop().connect_accepted_socket(partial(gateway.server.protocol, unix=True), theirs)
         reader, writer = await asyncio.open_connection(sock=ours, limit=_MAX_HEAD)
         try:
             await _exchange(head, request.body, reader, writer, on_head=on_head, on_data=on_data)

@@ -22,7 +22,6 @@ DEFAULT = Access(AccessRules())
         (("127.200.0.1", 1), None),
         (("::1", 1, 0, 0), None),
         (("::ffff:127.0.0.1", 1, 0, 0), None),
-        ("", None),  # a unix socket: its mode guards it
         (("10.0.0.1", 1), Problem.CLIENT_NOT_ALLOWED),
         (("fe80::1%eth0", 1, 0, 2), Problem.CLIENT_NOT_ALLOWED),
         (("::ffff:10.0.0.1", 1, 0, 0), Problem.CLIENT_NOT_ALLOWED),
@@ -31,6 +30,18 @@ DEFAULT = Access(AccessRules())
 def test_clients(peername: object, expected: Problem | None):
     """By default loopback and unix sockets only; IPv4-mapped addresses count as IPv4."""
     assert expected is DEFAULT.client_refused(Peer.from_peername(peername))
+
+
+def test_a_unix_socket_peer_passes():
+    """The socket file's mode guards it."""
+    assert DEFAULT.client_refused(Peer(None)) is None
+
+
+@pytest.mark.parametrize("peername", [None, "", (), b"x"])
+def test_nobody_is_taken_for_a_unix_socket_peer(peername: object):
+    """A connection whose peer is not known any more must not pass the rule for clients."""
+    with pytest.raises(ValueError, match="not the name"):
+        Peer.from_peername(peername)
 
 
 @pytest.mark.parametrize(

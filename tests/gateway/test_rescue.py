@@ -78,8 +78,10 @@ def test_which_answers_reject_the_token(status: int, challenge: bytes | None, ex
         (Retry.REUSED_CONNECTION, b"GET", True, True),
         (Retry.REUSED_CONNECTION, b"POST", True, False),
         (Retry.REUSED_CONNECTION, b"PATCH", True, False),
-        (Retry.REUSED_CONNECTION, b"PUT", True, True),
-        (Retry.REUSED_CONNECTION, b"PUT", False, False),
+        (Retry.REUSED_CONNECTION, b"PUT", True, False),
+        (Retry.REUSED_CONNECTION, b"DELETE", True, False),
+        (Retry.REUSED_CONNECTION, b"QUERY", True, True),
+        (Retry.REUSED_CONNECTION, b"QUERY", False, False),
     ],
 )
 def test_when_a_request_may_be_sent_again(retry: Retry, method: bytes, held: bool, expected: bool):

@@ -106,7 +106,9 @@ class ScriptedConnection(asyncio.Protocol):
         await self.until(lambda: self.eof or self.lost)
 
     async def gone(self) -> None:
-        """Waits until the connection is gone."""
+        """Waits until the other side has ended the connection, and it is gone on this side too."""
+        await self.ended()
+        self.transport.close()
         await self.until(lambda: self.lost)
 
     # ---- what to do
