@@ -26,7 +26,8 @@ ELSEWHERE = ("make demo", "make test", "docker ", "python3 -m venv ", "export PA
 def lines() -> list[str]:
     """Returns every command line of the shell blocks, without its comment."""
     joined = "\n".join(SHELL_BLOCKS).replace("\\\n", " ")
-    return [line for text in joined.splitlines() if (line := text.split("  #")[0].strip())]
+    stripped = (text.split("  #")[0].strip() for text in joined.splitlines())
+    return [line for line in stripped if line and not line.startswith("#")]
 
 
 COMMANDS = [line for line in lines() if line.startswith("bearer-proxy ")]

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from yarl import URL
-
 from proxy.clock import Clock
-from proxy.errors import ConfigurationError
+from proxy.errors import ConfigurationError, Refusal
 from proxy.gateway.access import Peer
 from proxy.gateway.decide import Admitted, Facts, Forward, NeedToken, decide
 from proxy.gateway.problem import Reply
 from proxy.gateway.settings import Settings
 from proxy.http1.fields import Field, is_token
+from proxy.http1.target import parse_target
 from proxy.http1.wire import RequestHead
 from proxy.process.assemble import Gateway, new_request_id
 
@@ -38,27 +37,18 @@ def request_head(method: str, url: str, fields: tuple[Field, ...], settings: Set
     """
     if not is_token(method.encode("utf-8", "replace")):
         raise ConfigurationError("the method is not one")
-    if url.startswith("/"):
-        target, host = url, _own_host(settings)
-    else:
-        try:
-            parsed = URL(url, encoded=True)
-        except ValueError:
-            parsed = URL()
-        if parsed.scheme not in {"http", "https"} or not parsed.raw_host:
-            raise ConfigurationError("give a path (/orders/7) or a URL (http://localhost:8080/orders/7)")
-        target, host = parsed.raw_path_qs, parsed.raw_authority
-    return RequestHead(
-        method.encode("ascii"),
-        target.encode("utf-8", "surrogateescape"),
-        (1, 1),
-        ((b"Host", host.encode("utf-8", "surrogateescape")), *fields),
-    )
+    try:
+        target = parse_target(url.encode("utf-8"), b"GET")
+    except Refusal:
+        raise ConfigurationError("give a path (/orders/7) or a URL (http://localhost:8080/orders/7)") from None
+    host = target.authority or _own_host(settings)
+    path = target.path if target.query is None else target.path + b"?" + target.query
+    return RequestHead(method.encode("ascii"), path, (1, 1), ((b"Host", host), *fields))
 
 
-def _own_host(settings: Settings) -> str:
+def _own_host(settings: Settings) -> bytes:
     hosts = [host for host in settings.access.allowed_hosts if not host.startswith(b"*")]
-    return (hosts[0] if hosts else b"localhost").decode("ascii")
+    return hosts[0] if hosts else b"localhost"
 
 
 def explain(settings: Settings, clock: Clock, *, method: str, url: str) -> Explanation:

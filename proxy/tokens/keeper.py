@@ -214,7 +214,7 @@ class Keeper:
             answer = await self._answer()
             if answer.clock_skew_s is not None:
                 self.clock_skew_s = answer.clock_skew_s
-            result = self._accepted(answer, wall_offset_s, forced=forced) if isinstance(answer, TokenGrant) else answer
+            result = self._judged(answer, wall_offset_s, forced=forced)
             if isinstance(result, TokenRequestError):
                 self._failed(result, forced=forced)
             outcome = result.outcome if isinstance(result, TokenRequestError) else Outcome.OK
@@ -232,6 +232,17 @@ class Keeper:
             return error
         except Exception as error:  # noqa: BLE001  # a defect must not end the token's life for good
             return TokenRequestError(Outcome.MALFORMED, f"internal error: {type(error).__name__}")  # its text may tell
+
+    def _judged(
+        self, answer: TokenGrant | TokenRequestError, wall_offset_s: float, *, forced: bool
+    ) -> AccessToken | TokenRequestError:
+        """Returns the token that an answer brings, or the failure; a defect of ours is a failure like others."""
+        if isinstance(answer, TokenRequestError):
+            return answer
+        try:
+            return self._accepted(answer, wall_offset_s, forced=forced)
+        except Exception as error:  # noqa: BLE001  # it must not end the token's life for good
+            return TokenRequestError(Outcome.MALFORMED, f"internal error: {type(error).__name__}")
 
     def _accepted(self, grant: TokenGrant, wall_offset_s: float, *, forced: bool) -> AccessToken | TokenRequestError:
         """Takes a grant into use. Returns a failure if its token had run out before it came."""

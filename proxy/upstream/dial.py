@@ -91,17 +91,21 @@ class Dialer:
             max_head_octets=self._max_head_octets,
             max_fields=self._max_fields,
         )
-        # from here on the socket is the transport's, which closes it in failure too
-        if context is None:
-            await loop.create_connection(lambda: connection, sock=connected)
-        else:
+        name = None if context is None else self._tls.server_name or self._origin.host.removesuffix(".")
+        try:
             await loop.create_connection(
                 lambda: connection,
                 sock=connected,
                 ssl=context,
-                server_hostname=self._tls.server_name or self._origin.host.removesuffix("."),
-                ssl_shutdown_timeout=_GOODBYE_S,
+                server_hostname=name,
+                ssl_shutdown_timeout=None if context is None else _GOODBYE_S,
             )
+        except BaseException:
+            # The transport closes its socket in failure too. Before 0.23 uvloop did so behind the socket object's back,
+            # which later closed the same number again, by then another connection's (uvloop#738).
+            if not isinstance(loop, asyncio.BaseEventLoop):
+                connected.detach()
+            raise
         if connection.closed:
             raise failures.not_sent()
         return connection

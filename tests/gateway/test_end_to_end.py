@@ -81,19 +81,23 @@ async def test_exactly_one_authorization_whatever_the_client_sent(
     assert [seen.authorization_fields for seen in servers.protected_api.seen] == [1]
 
 
-async def test_a_misspelt_authorization_is_refused(servers: DemoServers, gateway: RunningGateway):
-    """A field that an upstream could read as Authorization (WSGI and CGI read `_` as `-`) never arrives there."""
-    request = b"GET /whoami HTTP/1.1\r\nHost: localhost\r\nX_Forwarded_For: 1\r\nauthorization: y\r\n"
-    assert (await ask(gateway.port, request + b"\r\n")).status == 400
-    assert servers.protected_api.requests == 0
+@pytest.mark.parametrize("name", [b"X_Api_Token", b"x-api_token", b"X_Forwarded_For", b"Content_Length"])
+async def test_a_misspelt_field_of_ours_is_refused(servers: DemoServers, tmp_path: Path, name: bytes):
+    """A field that an upstream could read as the token's (WSGI and CGI read `_` as `-`) never arrives there."""
+    text = configuration(servers, route="header_name: X-Api-Token")
+    async with running_gateway(text, tmp_path, environ=servers.settings()) as gateway:
+        request = b"GET /whoami HTTP/1.1\r\nHost: localhost\r\n" + name + b": forged\r\n\r\n"
+        assert 400 == (await ask(gateway.port, request)).status
+    assert 0 == servers.protected_api.requests
 
 
 async def test_without_a_token_nothing_reaches_the_upstream(servers: DemoServers, tmp_path: Path):
     """A token that cannot be had gives 503 with Retry-After, as a problem document; the API sees nothing."""
     servers.authorization_server.fault = Fault.SERVER_ERROR
     async with running_gateway(configuration(servers), tmp_path, environ=servers.settings()) as gateway:
-        for _ in range(3):
-            answer = await ask(gateway.port, b"GET /orders HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        posted = b"POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
+        for request in (b"GET /orders HTTP/1.1\r\nHost: localhost\r\n\r\n", posted):
+            answer = await ask(gateway.port, request)
             assert answer.status == 503
             assert int(answer.field(b"Retry-After") or b"0") >= 1
             assert answer.field(b"Content-Type") == b"application/problem+json"

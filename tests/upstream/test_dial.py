@@ -14,6 +14,7 @@ import pytest
 
 from proxy.errors import ErrorType, GatewayError, Retry, Side
 from proxy.tasks import Tasks
+from proxy.upstream.dial import _new_socket
 from proxy.upstream.origin import Origin
 from proxy.upstream.resolver import Resolver
 from proxy.upstream.tls import TlsSettings
@@ -179,3 +180,27 @@ async def test_a_dial_that_is_cancelled(tmp_path: Path, secure: bool, turns: int
         async with asyncio.timeout(WITHIN_S):
             while open_descriptors() > before:
                 await asyncio.sleep(0.001)  # noqa: TID251  # lets sockets close
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_the_descriptor_of_a_dial_that_is_cancelled(turns: int, monkeypatch: pytest.MonkeyPatch):
+    """It is closed once: closed again, later, it could be another connection's by then."""
+    made: list[socket.socket] = []
+
+    def new_socket(address):
+        made.append(_new_socket(address))
+        return made[-1]
+
+    monkeypatch.setattr("proxy.upstream.dial._new_socket", new_socket)
+    owner = RecordingOwner()
+    async with ScriptedUpstream() as upstream:
+        dialling = Tasks().start(dialer(upstream.port).dial(owner, WITHIN_S), name="dials")
+        for _ in range(turns):
+            await asyncio.sleep(0)  # noqa: TID251  # a turn of the loop
+        dialling.cancel()
+        await asyncio.wait([dialling])
+        if not dialling.cancelled():
+            dialling.result().abort()
+            await owner.all_gone()
+        await settle()
+        assert all(one.fileno() == -1 for one in made)
