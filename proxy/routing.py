@@ -18,11 +18,11 @@ from typing import NewType
 
 from proxy.errors import ConfigurationError
 from proxy.secret import SecretSource
+from proxy.tls import TlsSettings
 from proxy.tokens.access_token import CredentialName
 from proxy.units import HOURS, KIB, SECONDS
 from proxy.upstream.origin import Origin
 from proxy.upstream.pool import PoolLimits
-from proxy.upstream.tls import TlsSettings
 
 RouteName = NewType("RouteName", str)
 HeaderSet = tuple[tuple[bytes, SecretSource], ...]  # name as written, value

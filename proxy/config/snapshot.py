@@ -11,7 +11,7 @@ from proxy.config.route import NO_CREDENTIAL, RouteSection
 from proxy.config.schema import Configuration, LimitsSection
 from proxy.config.section import HeaderValue, TlsSection, secret_source
 from proxy.gateway.settings import AccessRules, Limits, LogFormat, LogLevel, LogSettings, Settings
-from proxy.oauth.registration import ClientAuthMethod, ClientTls, Registration
+from proxy.oauth.registration import ClientAuthMethod, Registration
 from proxy.routing import (
     ClientAuthorization,
     Forwarding,
@@ -25,11 +25,11 @@ from proxy.routing import (
     Timeouts,
     UnderscoreFields,
 )
+from proxy.tls import TlsSettings
 from proxy.tokens.access_token import CredentialName
 from proxy.tokens.lifetime import Backoff, RefreshPolicy
 from proxy.tokens.source import CredentialSettings
 from proxy.upstream.pool import PoolLimits
-from proxy.upstream.tls import TlsSettings
 
 
 def settings(given: Configuration) -> Settings:
@@ -98,7 +98,7 @@ def _credential(name: str, given: CredentialSection) -> CredentialSettings:
         endpoint_params=tuple(given.endpoint_params.items()),
         token_request_headers=tuple(given.token_request_headers.items()),
         timeout_s=given.timeout,
-        tls=None if given.tls is None else _client_tls(given.tls),
+        tls=None if given.tls is None else _tls(given.tls),
     )
     return CredentialSettings(
         name=CredentialName(name),
@@ -117,16 +117,6 @@ def _credential(name: str, given: CredentialSection) -> CredentialSettings:
             max_without_token_s=given.backoff.max_without_token,
         ),
         required=given.required,
-    )
-
-
-def _client_tls(given: TlsSection) -> ClientTls:
-    return ClientTls(
-        ca_file=given.ca_file,
-        cert_file=given.cert_file,
-        key_file=given.key_file,
-        server_name=given.server_name,
-        min_version=given.min_version,
     )
 
 
@@ -168,7 +158,7 @@ def _route(given: RouteSection) -> Route:
             max_pending=given.pool.max_pending,
             pending_timeout_s=given.pool.pending_timeout,
         ),
-        tls=None if given.tls is None else _upstream_tls(given.tls),
+        tls=None if given.tls is None else _tls(given.tls),
         rate_limit=_rate_limit(given),
     )
 
@@ -191,7 +181,7 @@ def _names(given: tuple[str, ...]) -> frozenset[bytes]:
     return frozenset(name.lower().encode("ascii") for name in given)
 
 
-def _upstream_tls(given: TlsSection) -> TlsSettings:
+def _tls(given: TlsSection) -> TlsSettings:
     return TlsSettings(
         ca_file=given.ca_file,
         cert_file=given.cert_file,

@@ -22,8 +22,8 @@ from proxy.oauth.client_auth import authenticate, hidden_texts, refusal_hint
 from proxy.oauth.grant import FORM_CONTENT_TYPE, client_credentials_form, form_encoded
 from proxy.oauth.registration import Registration
 from proxy.oauth.response import Outcome, TokenGrant, TokenRequestError, parse
-from proxy.oauth.tls import TlsContexts
 from proxy.secret import Secret
+from proxy.tls import TlsContexts
 from proxy.units import KIB, MIB
 
 MAX_REPLY_OCTETS = 1 * MIB

@@ -12,11 +12,11 @@ import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from proxy.errors import ConfigurationError
 from proxy.secret import FixedSecret, SecretFile, SecretSource
+from proxy.tls import TlsSettings
 from proxy.units import SECONDS
 
 # Sent by the grant or the client authentication; an extra parameter of that name would be sent twice (RFC 6749 §3.2).
@@ -61,17 +61,6 @@ class ClientAuthMethod(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClientTls:
-    """TLS towards the token endpoint; None means the system's trust, no client certificate, the URL's host name."""
-
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    server_name: str | None = None
-    min_version: str = "1.2"  # or "1.3"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
     """What is said to a token endpoint. Raises ConfigurationError where it could not be said (see `__post_init__`)."""
 
@@ -86,7 +75,7 @@ class Registration:
     endpoint_params: tuple[tuple[str, str], ...] = ()
     token_request_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     timeout_s: float = 10 * SECONDS  # one call of the token endpoint, from connecting to the last byte
-    tls: ClientTls | None = None
+    tls: TlsSettings | None = None
 
     def __post_init__(self) -> None:
         """Refuses what no token request can carry; the texts hold no value but the parameter's or field's name."""

@@ -14,13 +14,13 @@ import ssl
 
 import aiohappyeyeballs
 
+from proxy.tls import TlsContexts, TlsSettings
 from proxy.units import KIB, MILLISECONDS, SECONDS
 from proxy.upstream import failures
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.origin import Origin
 from proxy.upstream.resolver import AddressInfo, Resolver
 from proxy.upstream.sink import Owner
-from proxy.upstream.tls import TlsContexts, TlsSettings
 
 _NEXT_ADDRESS_S = 250 * MILLISECONDS  # RFC 8305 §5: before the next address is tried beside the first
 _GOODBYE_S = 1 * SECONDS  # to wait for the upstream's close_notify after ours; asyncio's own bound is 30 s

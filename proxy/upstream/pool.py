@@ -19,12 +19,12 @@ from enum import Enum
 from proxy.clock import Clock, SystemClock
 from proxy.errors import ErrorType, GatewayError, Side
 from proxy.tasks import Tasks
+from proxy.tls import TlsContexts, TlsSettings
 from proxy.units import KIB, MILLISECONDS, SECONDS
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.dial import Dialer
 from proxy.upstream.origin import Origin
 from proxy.upstream.resolver import Resolver
-from proxy.upstream.tls import TlsContexts, TlsSettings
 
 _CLOSING_S = 1 * SECONDS  # for goodbyes to be answered when the pool closes
 _SOONEST_SWEEP_S = 10 * MILLISECONDS

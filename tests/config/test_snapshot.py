@@ -17,7 +17,7 @@ from proxy.gateway.settings import (
     TcpAddress,
     UnixAddress,
 )
-from proxy.oauth.registration import ClientAuthMethod, ClientTls, Registration
+from proxy.oauth.registration import ClientAuthMethod, Registration
 from proxy.routing import (
     ClientAuthorization,
     Forwarding,
@@ -34,12 +34,12 @@ from proxy.routing import (
     UnderscoreFields,
 )
 from proxy.secret import FixedSecret, Secret, SecretFile
+from proxy.tls import TlsSettings
 from proxy.tokens.access_token import CredentialName
 from proxy.tokens.lifetime import Backoff, RefreshPolicy
 from proxy.tokens.source import CredentialSettings
 from proxy.upstream.origin import Origin
 from proxy.upstream.pool import PoolLimits
-from proxy.upstream.tls import TlsSettings
 from tests.config.written import CREDENTIAL, MINIMAL, loaded
 
 FULL = """\
@@ -161,7 +161,7 @@ def test_every_key():
                 endpoint_params=(("tenant", "0x1F"), ("b", "true")),
                 token_request_headers=(("X-Tenant", "t1"),),
                 timeout_s=0.5,
-                tls=ClientTls(
+                tls=TlsSettings(
                     ca_file=Path("ca.pem"), cert_file=Path("/c.pem"), key_file=Path("/k.pem"),
                     server_name="as.internal", min_version="1.3",
                 ),

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import ConfigurationError
-from proxy.oauth.registration import ClientAuthMethod, ClientTls, Registration, identity
+from proxy.oauth.registration import ClientAuthMethod, Registration, identity
 from proxy.secret import FixedSecret, Secret, SecretFile
+from proxy.tls import TlsSettings
 from tests.oauth.registrations import SECRET, registration
 
 OTHER_INPUTS = {
@@ -23,7 +24,7 @@ OTHER_INPUTS = {
     "resource": ("https://api.example",),
     "endpoint_params": (("tenant", "t1"),),
     "token_request_headers": (("X-Tenant", "t1"),),
-    "tls": ClientTls(ca_file=Path("ca.pem")),
+    "tls": TlsSettings(ca_file=Path("ca.pem")),
 }
 
 

@@ -14,9 +14,8 @@ import pytest
 from proxy.clock import SystemClock
 from proxy.errors import ConfigurationError, ErrorType
 from proxy.oauth.client import TokenEndpointClient
-from proxy.oauth.registration import ClientTls
 from proxy.oauth.response import Outcome, TokenRequestError
-from proxy.oauth.tls import TlsContexts
+from proxy.tls import TlsContexts, TlsSettings
 from tests.oauth.certificates import self_signed
 from tests.oauth.registrations import registration
 from tests.support.scripted_authorization_server import ScriptedAuthorizationServer
@@ -32,7 +31,7 @@ async def client() -> AsyncIterator[TokenEndpointClient]:
 async def outcome(client: TokenEndpointClient, url: str, **tls: Any) -> tuple[Outcome, ErrorType | None]:
     """Asks for a token and returns how that ended."""
     try:
-        await client.request(registration(url, tls=ClientTls(**tls) if tls else None))
+        await client.request(registration(url, tls=TlsSettings(**tls) if tls else None))
     except TokenRequestError as error:
         return error.outcome, error.error_type
     return Outcome.OK, None
@@ -132,10 +131,10 @@ def test_a_context_that_is_asked_for_again(tmp_path):
     """It is the same one until a file changes; equal settings share it."""
     made = self_signed(tmp_path, "as")
     contexts = TlsContexts()
-    settings = ClientTls(ca_file=made.cert_file)
+    settings = TlsSettings(ca_file=made.cert_file)
 
     first = contexts.get(settings)
-    assert contexts.get(ClientTls(ca_file=made.cert_file)) is first
+    assert contexts.get(TlsSettings(ca_file=made.cert_file)) is first
     assert contexts.get(None) is not first
     assert first.verify_mode is ssl.CERT_REQUIRED
     assert first.check_hostname
@@ -147,12 +146,12 @@ def test_a_file_that_is_half_written(tmp_path, caplog):
     """The former context stays in force, and that is said once for each state of the file."""
     made = self_signed(tmp_path, "as")
     contexts = TlsContexts()
-    first = contexts.get(ClientTls(ca_file=made.cert_file))
+    first = contexts.get(TlsSettings(ca_file=made.cert_file))
     for text in ("", "half"):
         made.cert_file.write_text(text)
-        assert all(contexts.get(ClientTls(ca_file=made.cert_file)) is first for _ in range(3))
+        assert all(contexts.get(TlsSettings(ca_file=made.cert_file)) is first for _ in range(3))
     made.cert_file.unlink()
-    assert contexts.get(ClientTls(ca_file=made.cert_file)) is first
+    assert contexts.get(TlsSettings(ca_file=made.cert_file)) is first
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
 
 
@@ -162,4 +161,4 @@ def test_a_key_behind_a_password(tmp_path):
     key = tmp_path / "locked.key"
     key.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\nMII=\n-----END ENCRYPTED PRIVATE KEY-----\n")
     with pytest.raises(ConfigurationError, match="cert_file"):
-        TlsContexts().get(ClientTls(cert_file=made.cert_file, key_file=key))
+        TlsContexts().get(TlsSettings(cert_file=made.cert_file, key_file=key))

@@ -10,12 +10,12 @@ from proxy.errors import GatewayError
 from proxy.http1.framing import Framing
 from proxy.http1.wire import ResponseHead
 from proxy.tasks import Tasks
+from proxy.tls import TlsContexts, TlsSettings
 from proxy.units import KIB
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.dial import Dialer
 from proxy.upstream.origin import Origin
 from proxy.upstream.resolver import AddressInfo, Resolver
-from proxy.upstream.tls import TlsContexts, TlsSettings
 from tests.support.scripted_upstream import WITHIN_S
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -17,10 +17,10 @@ import pytest
 
 from proxy.errors import ConfigurationError, ErrorType, GatewayError, Retry, Side
 from proxy.tasks import Tasks
+from proxy.tls import TlsSettings
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.origin import Origin
 from proxy.upstream.pool import Pool, PoolCounts, PoolKey, PoolLimits, Pools
-from proxy.upstream.tls import TlsSettings
 from tests.support.fake_clock import FakeClock, settle
 from tests.support.scripted_upstream import WITHIN_S, ScriptedConnection, ScriptedUpstream, always, ok
 from tests.upstream.certificates import Authority, server_context

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import ConfigurationError, ErrorType, GatewayError, Retry, Side
+from proxy.tls import TlsContexts, TlsSettings
 from proxy.units import MIB
-from proxy.upstream.tls import TlsContexts, TlsSettings
 from tests.support.fake_clock import settle
 from tests.support.scripted_upstream import WITHIN_S, ScriptedConnection, ScriptedUpstream, always, answering, ok
 from tests.upstream.certificates import Authority, server_context
@@ -256,7 +256,7 @@ def test_a_new_file_that_cannot_be_used(
     tls = trusting(authority, cert_file=pair.cert, key_file=pair.key)
     contexts = TlsContexts()
     first = contexts.get(tls)
-    caplog.set_level(logging.WARNING, "proxy.upstream")
+    caplog.set_level(logging.WARNING, "proxy.tls")
 
     match fault:
         case "not PEM":
