@@ -39,9 +39,12 @@ PURE = (
     "tokens/access_token.py",
     "tokens/lifetime.py",
     "upstream/origin.py",
+    "upstream/persistence.py",
     "gateway/access.py",
     "gateway/decide.py",
+    "gateway/incoming.py",
     "gateway/problem.py",
+    "gateway/rate_limit.py",
     "gateway/rescue.py",
     "gateway/rewrite.py",
 )
