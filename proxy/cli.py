@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from proxy import __version__
-from proxy.errors import ConfigurationError
+from proxy.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from proxy.config.load import Loaded
@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
+    except UsageError as error:
+        _tell(f"usage error: {error}")
+        return USAGE
     except ConfigurationError as error:
         _tell(f"configuration error:\n{error}" if "\n" in str(error) else f"configuration error: {error}")
         return USAGE
@@ -50,7 +53,7 @@ def _tell(text: str) -> None:
 
 
 def _fail(text: str) -> NoReturn:
-    raise ConfigurationError(text)
+    raise UsageError(text)
 
 
 # --- run -------------------------------------------------------------------------------------------------------------
@@ -63,6 +66,8 @@ def _run(options: argparse.Namespace) -> int:
     _tell(f"configuration: {loaded.source}")
     if options.log_level is not None:
         loaded = loaded.with_log_level(options.log_level)
+    for warning in loaded.warnings():
+        _tell(f"warning: {warning}")
     return run(loaded.settings, source=loaded.source)
 
 
@@ -98,7 +103,7 @@ def _check(options: argparse.Namespace) -> int:
     for warning in loaded.warnings():
         _tell(f"warning: {warning}")
     settings = loaded.settings
-    print(f"{loaded.source}: fine ({len(settings.routes)} routes, {len(settings.credentials)} credentials)")
+    print(f"{loaded.source}: fine (routes: {len(settings.routes)}, credentials: {len(settings.credentials)})")
     return run_loop(_checked_live(settings)) if options.live else FINE
 
 
@@ -280,6 +285,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="bearer-proxy",
         description="Forwards each request to a protected API with a Bearer token that it obtains and keeps fresh.",
         epilog="example: TOKEN_URL=… CLIENT_ID=… CLIENT_SECRET=… UPSTREAM_URL=… bearer-proxy run",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bearer-proxy {__version__}")
@@ -343,7 +349,9 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "schema", _schema, "print the JSON Schema of the configuration", "bearer-proxy schema > s.json")
 
     health = _command(commands, "health", _health, "probe a running gateway", "bearer-proxy health --ready")
-    health.add_argument("--admin", metavar="ADDR", help=f"its admin address (default: {_DEFAULT_ADMIN})")
+    health.add_argument(
+        "--admin", metavar="ADDR", help=f"its admin address (default: $BEARER_PROXY_ADMIN, else {_DEFAULT_ADMIN})"
+    )
     health.add_argument("--ready", action="store_true", help="ask whether it is ready, not only alive")
     return parser
 
@@ -356,12 +364,23 @@ def _command(
     example: str,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
-        name, help=what, description=what.capitalize() + ".", epilog=f"example: {example}", allow_abbrev=False
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.set_defaults(command=call)
     return parser
 
 
 def _configuration(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-c", "--config", metavar="FILE", help="configuration file (default: see the README)")
+    parser.add_argument(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="configuration file (default: $BEARER_PROXY_CONFIG, config/proxy.yaml, "
+        "/etc/bearer-proxy/proxy.yaml, else environment variables alone)",
+    )
     parser.add_argument("--no-env-file", action="store_true", help="do not read ./.env")

@@ -126,3 +126,7 @@ class Refusal(GatewayError):
 
 class ConfigurationError(Exception):
     """The configuration cannot be used; the text names the place and never a secret's value. Exit code 2."""
+
+
+class UsageError(ConfigurationError):
+    """The command line cannot be used. Exit code 2."""

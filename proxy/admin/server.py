@@ -7,6 +7,7 @@ configuration; it changes nothing, and repeats nothing that it was sent.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from pathlib import Path
@@ -92,6 +93,8 @@ class AdminServer:
                 self.port = self._listener.sockets[0].getsockname()[1]
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else type(error).__name__
+            if error.errno == errno.EADDRINUSE:
+                reason = "the address is already in use (--admin names another)"
             raise ConfigurationError(f"admin {self.address}: {reason}") from None
 
     async def stop(self) -> None:

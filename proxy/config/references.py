@@ -28,10 +28,12 @@ _MAX_ENV_FILE = 256 * KIB
 def variables(environ: Mapping[str, str], env_file: Path | None) -> dict[str, str]:
     """Returns the variables that are set: those of the environment, then those of the file; empty ones count as unset.
 
+    The environment wins also where it says empty: a variable of the file is switched off by it.
+
     Raises ConfigurationFaults for a file that cannot be read or has a line that is not NAME=value. No file is fine.
     """
     from_file = {} if env_file is None else _env_file(env_file)
-    return {name: value for name, value in (*from_file.items(), *environ.items()) if value}
+    return {name: value for name, value in (from_file | dict(environ)).items() if value}
 
 
 def _env_file(path: Path) -> dict[str, str]:

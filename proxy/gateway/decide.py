@@ -24,6 +24,7 @@ from proxy.routing import ClientAuthorization, Matched, PathPolicy, WrongMethod
 from proxy.tokens.access_token import AccessToken
 
 _MAX_REQUEST_ID = 128  # octets
+_MAX_SHOWN = 100  # octets of a refused Host in the log
 _SUPPORTED_VERSIONS = frozenset({(1, 0), (1, 1)})
 
 
@@ -119,7 +120,8 @@ def _admit(head: RequestHead, facts: Facts, snapshot: Snapshot, now: float) -> A
     host = None if authority is None else target_rules.parse_host(authority)
     host_name = None if host is None else host.name
     if (problem := snapshot.access.host_refused(host_name)) is not None:
-        raise Refusal(problem)
+        shown = (host_name or b"")[:_MAX_SHOWN].decode("latin-1")  # for the log: the commonest thing to mend
+        raise Refusal(problem, f"access.allowed_hosts does not list {shown}")
     lower_authority = None if authority is None else authority.lower()
     if (problem := snapshot.access.request_refused(head.fields, lower_authority)) is not None:
         raise Refusal(problem)

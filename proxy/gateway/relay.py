@@ -7,8 +7,11 @@ Heads and bodies are written as our own bytes through ``request.writer``: aiohtt
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
@@ -161,15 +164,43 @@ class ClientStream:
         return Sent(keep_alive=self.keep_alive and self.started)
 
     async def _write(self, data: bytes) -> None:
+        """Writes, and waits for the client to take it: at any speed, but not for one that takes nothing."""
+        look_s = self._limits.write_idle_timeout_s / 2 or None
         try:
-            async with asyncio.timeout(self._limits.write_idle_timeout_s or None):
-                await self._request.writer.write(data)
-                await self._request.writer.drain()
-        except TimeoutError:
-            self.abort()
-            raise ClientGone("the client does not read its answer") from None
+            try:
+                async with asyncio.timeout(look_s):
+                    await self._request.writer.write(data)
+                    await self._request.writer.drain()
+                return
+            except TimeoutError:
+                left = self._untaken()
+            while True:
+                try:
+                    async with asyncio.timeout(look_s):
+                        await self._request.writer.drain()
+                    return
+                except TimeoutError:
+                    before, left = left, self._untaken()
+                    if left >= before:
+                        self.abort()
+                        raise ClientGone("the client does not read its answer") from None
         except ConnectionError as error:
             raise ClientGone from error
+
+    def _untaken(self) -> int:
+        """Returns how many octets were written that the client's side has not taken yet, the system's included.
+
+        The system's buffer may hold megabytes and says nothing before a third of them has left; a client that reads
+        them slowly would look like one that does not read.
+        """
+        transport = self._request.transport
+        if transport is None:
+            return 0
+        with suppress(OSError, AttributeError):  # of a socket that is closed already
+            descriptor = transport.get_extra_info("socket").fileno()
+            queued = int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+            return queued + transport.get_write_buffer_size()
+        return 0
 
 
 class RequestBody:

@@ -123,7 +123,7 @@ class GatewayServer:
 
 def _reason(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "the address is already in use (another program, or another gateway, listens there)"
+        return "the address is already in use (--listen names another)"
     if error.errno == errno.EACCES:
         return "permission denied (ports below 1024 need a privilege)"
     return error.strerror or type(error).__name__

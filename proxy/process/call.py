@@ -56,6 +56,8 @@ async def call(
         reader, writer = await asyncio.open_connection(sock=ours, limit=_MAX_HEAD)
         try:
             await _exchange(head, request.body, reader, writer, on_head=on_head, on_data=on_data)
+        except BrokenPipeError:
+            raise  # who reads our output went away
         except (asyncio.IncompleteReadError, ConnectionError):
             raise GatewayError(ErrorType.HTTP_RESPONSE_INCOMPLETE, Side.UPSTREAM, "the answer was cut off") from None
         finally:

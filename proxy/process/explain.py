@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.clock import Clock
-from proxy.errors import ConfigurationError, Refusal
+from proxy.errors import Problem, Refusal, UsageError
 from proxy.gateway.access import Peer
 from proxy.gateway.decide import Admitted, Facts, Forward, NeedToken, decide
 from proxy.gateway.problem import Reply
@@ -20,6 +20,12 @@ from proxy.http1.wire import RequestHead
 from proxy.process.assemble import Gateway, new_request_id
 
 _HIDDEN = b"***"
+_HINTS = {
+    Problem.HOST_NOT_ALLOWED: "access.allowed_hosts (BEARER_PROXY_ALLOWED_HOSTS) lists the names clients may use",
+    Problem.CLIENT_NOT_ALLOWED: "access.allowed_clients (BEARER_PROXY_ALLOWED_CLIENTS) lists the networks of clients",
+    Problem.KEY_REQUIRED: "access.require_header asks for a key that the request does not show",
+    Problem.AMBIGUOUS_PATH: "path_policy: raw forwards such paths as they are",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +39,14 @@ class Explanation:
 def request_head(method: str, url: str, fields: tuple[Field, ...], settings: Settings) -> RequestHead:
     """Returns the head of a request for a URL, or for a path, which then goes to the first host that is allowed.
 
-    Raises ConfigurationError (usage) for a method or URL that is none.
+    Raises UsageError for a method or URL that is none.
     """
     if not is_token(method.encode("utf-8", "replace")):
-        raise ConfigurationError("the method is not one")
+        raise UsageError("the method is not one")
     try:
         target = parse_target(url.encode("utf-8"), b"GET")
     except Refusal:
-        raise ConfigurationError("give a path (/orders/7) or a URL (http://localhost:8080/orders/7)") from None
+        raise UsageError("give a path (/orders/7) or a URL (http://localhost:8080/orders/7)") from None
     host = target.authority or _own_host(settings)
     path = target.path if target.query is None else target.path + b"?" + target.query
     return RequestHead(method.encode("ascii"), path, (1, 1), ((b"Host", host), *fields))
@@ -61,7 +67,10 @@ def explain(settings: Settings, clock: Clock, *, method: str, url: str) -> Expla
             detail = ""
             if reply.error is not None and reply.problem is not None and reply.error.detail != reply.problem.suffix:
                 detail = f" ({reply.error.detail})"
-            return Explanation(lines=(f"{reply.status} {why}{detail}",), forwarded=False)
+            lines = [f"{reply.status} {why}{detail}"]
+            if reply.problem in _HINTS:
+                lines.append(f"hint: {_HINTS[reply.problem]}")
+            return Explanation(lines=tuple(lines), forwarded=False)
         case NeedToken(admitted) | Forward(admitted=admitted):
             return Explanation(lines=_request(admitted), forwarded=True)
 

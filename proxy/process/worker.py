@@ -52,7 +52,7 @@ def _clamped(settings: Settings, descriptors: int) -> Settings:
     if 0 < settings.limits.connections <= possible:
         return settings
     _log.warning(
-        "limits.connections is more than the descriptor limit allows; it is lowered",
+        "limits.connections is more than the descriptor limit (ulimit -n) allows; it is lowered",
         extra={"fields": {"configured": settings.limits.connections, "in_force": possible}},
     )
     return replace(settings, limits=replace(settings.limits, connections=possible))

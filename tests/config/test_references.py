@@ -108,8 +108,8 @@ def test_lines_of_the_env_file():
 
 
 def test_the_environment_wins():
-    """Over the file, except where it is empty, which counts as unset."""
-    assert env_file("A=file\nB=file\nC=file\n", A="real", B="") == {"A": "real", "B": "file", "C": "file"}
+    """Over the file, also where it is empty: that switches a variable of the file off."""
+    assert env_file("A=file\nB=file\nC=file\n", A="real", B="") == {"A": "real", "C": "file"}
 
 
 def test_no_env_file():

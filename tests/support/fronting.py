@@ -22,6 +22,7 @@ async def in_front_of(
     top: str = "",
     credential: str = "",
     path_exact: str = "",
+    secret: str = "a secret",
     server: ScriptedAuthorizationServer | None = None,
 ) -> AsyncIterator[RunningGateway]:
     """Runs a gateway with one route, for everything or for one path; `upstream` is a URL, or a port on loopback.
@@ -35,7 +36,7 @@ async def in_front_of(
         text = simple_configuration(server.url, url, route=route, top=top, credential=credential)
         if path_exact:
             text = text.replace("path_prefix: /", f"path_exact: {path_exact}")
-        yield await stack.enter_async_context(running_gateway(text, folder, environ={"CLIENT_SECRET": "a secret"}))
+        yield await stack.enter_async_context(running_gateway(text, folder, environ={"CLIENT_SECRET": secret}))
 
 
 @asynccontextmanager
