@@ -64,6 +64,8 @@ class ClientStream:
         self.keep_alive = request.keep_alive
         self.continued = False
         self.octets_out = 0
+        self._loop = asyncio.get_running_loop()
+        self._look: asyncio.TimerHandle | None = None  # at the client's progress, while something is written
 
     @property
     def body_complete(self) -> bool:
@@ -165,27 +167,33 @@ class ClientStream:
 
     async def _write(self, data: bytes) -> None:
         """Writes, and waits for the client to take it: at any speed, but not for one that takes nothing."""
-        look_s = self._limits.write_idle_timeout_s / 2 or None
         try:
-            try:
-                async with asyncio.timeout(look_s):
+            async with asyncio.timeout(None) as bound:
+                if self._limits.write_idle_timeout_s:
+                    self._look_again(bound, None)
+                try:
                     await self._request.writer.write(data)
                     await self._request.writer.drain()
-                return
-            except TimeoutError:
-                left = self._untaken()
-            while True:
-                try:
-                    async with asyncio.timeout(look_s):
-                        await self._request.writer.drain()
-                    return
-                except TimeoutError:
-                    before, left = left, self._untaken()
-                    if left >= before:
-                        self.abort()
-                        raise ClientGone("the client does not read its answer") from None
+                finally:
+                    if self._look is not None:
+                        self._look.cancel()
+        except TimeoutError:
+            self.abort()
+            raise ClientGone("the client does not read its answer") from None
         except ConnectionError as error:
             raise ClientGone from error
+
+    def _look_again(self, bound: asyncio.Timeout, before: int | None) -> None:
+        """Looks twice within the time that a client may take nothing; `before` is what it had not taken last time."""
+        look_s = self._limits.write_idle_timeout_s / 2
+        self._look = self._loop.call_later(look_s, self._look_at_progress, bound, before)
+
+    def _look_at_progress(self, bound: asyncio.Timeout, before: int | None) -> None:
+        left = self._untaken()
+        if before is not None and left >= before:
+            bound.reschedule(self._loop.time())
+        else:
+            self._look_again(bound, left)
 
     def _untaken(self) -> int:
         """Returns how many octets were written that the client's side has not taken yet, the system's included.

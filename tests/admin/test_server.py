@@ -449,7 +449,9 @@ def test_uvloop():
 async def test_an_address_in_use():
     """A configuration error that names it."""
     async with serving() as server:
-        with pytest.raises(ConfigurationError, match=rf"admin 127\.0\.0\.1:{server.port}: the address is already in use"):
+        with pytest.raises(
+            ConfigurationError, match=rf"admin 127\.0\.0\.1:{server.port}: the address is already in use"
+        ):
             await AdminServer(Tcp(port=server.port), Facts().admin_facts()).start()
 
 

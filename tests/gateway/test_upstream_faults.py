@@ -26,6 +26,7 @@ from tests.support.raw_client import Answer, RawClient, ask
 from tests.support.scripted_upstream import Script, ScriptedConnection, ScriptedUpstream, always, answering, early, ok
 
 GET = request()
+TOTAL = f"{ONE_TRY}\ntimeouts: {{total: 800ms}}"
 SHORT = f"{ONE_TRY}\ntimeouts: {{connect: 5s, first_byte: 300ms, idle: 300ms}}"
 
 
@@ -264,9 +265,7 @@ TRUNCATIONS = {
     "a length, closed": Truncation(LENGTH, "close", "http_response_incomplete"),
     "a length, reset": Truncation(LENGTH, "reset", "http_response_incomplete"),
     "a length, stalled": Truncation(LENGTH, "stall", "connection_read_timeout", route=SHORT),
-    "a length, out of time": Truncation(
-        LENGTH, "stall", "http_response_timeout", route=f"{ONE_TRY}\ntimeouts: {{total: 1s}}"
-    ),
+    "a length, out of time": Truncation(LENGTH, "stall", "http_response_timeout", route=TOTAL),
     "chunks, closed": Truncation(CHUNKS, "close", "http_response_incomplete"),
     "chunks, closed within one": Truncation(CHUNKS + b"5\r\nwo", "close", "http_response_incomplete"),
     "chunks, closed in the last one": Truncation(CHUNKS + b"0\r\n", "close", "http_response_incomplete"),
