@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from proxy.errors import Problem
 from proxy.gateway.settings import AccessRules, BrowserRequests, Network
-from proxy.http1.fields import Fields, values
+from proxy.http1.fields import Fields, list_members, values
 
 _FOREIGN_SITES = frozenset({b"cross-site", b"same-site"})
 
@@ -92,6 +92,6 @@ class Access:
         origins = [origin.lower() for origin in values(fields, b"origin")]
         if origins and all(origin in self._origins for origin in origins):
             return False
-        if any(site.lower() in _FOREIGN_SITES for site in values(fields, b"sec-fetch-site")):
+        if any(site in _FOREIGN_SITES for site in list_members(fields, b"sec-fetch-site")):
             return True
         return any(origin.partition(b"://")[2] != authority or authority is None for origin in origins)

@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import BadHttpMethod
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
+from proxy.clock import SystemClock
 from proxy.errors import Problem, Refusal
 from proxy.gateway.access import Peer
 from proxy.gateway.front import LINGER_S, whole_reply
@@ -26,6 +27,7 @@ from proxy.gateway.record import RefusalRecorder
 from proxy.gateway.settings import Limits
 from proxy.units import KIB
 
+_CLOCK = SystemClock()
 _READ_BUFFER = 64 * KIB  # octets held of a request body before the client is paused
 
 
@@ -96,7 +98,8 @@ class GeneralServer(web.Server):
         finally:
             protocol = request.protocol
             assert isinstance(protocol, ClientConnection)
-            protocol.request_ends()
+            if protocol.request_ends():
+                await _CLOCK.sleep(0)  # aiohttp would answer all that is pipelined before anybody else has a turn
 
 
 class ClientConnection(web.RequestHandler):
@@ -147,13 +150,14 @@ class ClientConnection(web.RequestHandler):
         if self._incoming.fault_in_body and self._unanswered == 1:
             payload.set_exception(web.RequestPayloadError())
 
-    def request_ends(self) -> None:
-        """Notes that a request was answered; what came behind it has its turn."""
+    def request_ends(self) -> bool:
+        """Notes that a request was answered; what came behind it has its turn. Returns whether another one waits."""
         payload, self._payload = self._payload, None
         if payload is not None and self._incoming.fault_in_body:
             payload.feed_eof()  # aiohttp would read on for the rest of a body that has none
         self._ended += 1
         self._look_ahead()
+        return self._unanswered > 0
 
     def first_received(self, data: bytes) -> None:
         """Takes the octets that the front protocol has let through."""

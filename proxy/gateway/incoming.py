@@ -12,7 +12,7 @@ from __future__ import annotations
 from proxy.errors import Problem, Refusal
 from proxy.gateway.settings import Limits
 from proxy.http1.framing import BodyKind, ChunkedDecoder, request_framing
-from proxy.http1.wire import find_head_end, parse_request_head
+from proxy.http1.wire import RequestHead, find_head_end, parse_request_head
 
 
 class Incoming:
@@ -92,5 +92,16 @@ class Incoming:
         elif framing.kind is BodyKind.CHUNKED:
             self._chunks = ChunkedDecoder()
         self.heads += 1
-        passed.append(raw)
+        passed.append(_without_upgrade(head) if any(name.lower() == b"upgrade" for name, _ in head.fields) else raw)
         return rest
+
+
+def _without_upgrade(head: RequestHead) -> bytes:
+    """Returns the head's octets without its Upgrade fields.
+
+    aiohttp's parser stops behind a request to upgrade and loses what was pipelined after it, so that a later body would
+    be read as a request; nothing is upgraded here, as RFC 9110 §7.8 allows.
+    """
+    lines = [b"%b %b HTTP/%d.%d" % (head.method, head.target, *head.version)]
+    lines += [name + b": " + value for name, value in head.fields if name.lower() != b"upgrade"]
+    return b"\r\n".join([*lines, b"", b""])

@@ -69,7 +69,7 @@ def problem_reply(
         reason=HTTPStatus(problem.status).phrase.encode("ascii"),
         fields=tuple(fields),
         body=json.dumps(document, separators=(",", ":")).encode("ascii"),
-        close=problem.status in _CLOSING,
+        close=problem.status in _CLOSING or problem is Problem.CLIENT_NOT_ALLOWED,
         problem=problem,
         error=error,
     )

@@ -136,7 +136,7 @@ class ClientStream:
     async def informational(self, head: ResponseHead) -> None:
         """Passes an interim response on; HTTP/1.0 clients get none (RFC 9110 §15.2)."""
         if self.head.version >= (1, 1) and not self.started:
-            fields = end_to_end(head.fields)
+            fields = [field for field in end_to_end(head.fields) if field[0].lower() != b"content-length"]
             await self._write(response_head(head.status, head.reason, fields))
 
     async def send(self, data: bytes) -> None:

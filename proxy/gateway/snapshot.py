@@ -55,10 +55,10 @@ def compiled(
 ) -> Snapshot:
     """Returns the snapshot of a configuration. Raises ConfigurationError if two routes could tie."""
     route_hosts = tuple(route.match.host.encode("ascii") for route in settings.routes if route.match.host is not None)
+    keys = [rules.required_header for rules in (settings.access, *settings.route_access.values())]
     plans: dict[RouteName, RoutePlan] = {}
     for route in settings.routes:
         own = settings.route_access.get(route.name)
-        keys = [rules.required_header for rules in (settings.access, own) if rules is not None]
         own_hosts = () if route.match.host is None else (route.match.host.encode("ascii"),)
         plans[route.name] = RoutePlan(
             route=route,

@@ -156,3 +156,45 @@ async def test_every_listed_method_is_forwarded(tmp_path: Path, method: bytes):
     """The list of methods and what the parser takes agree: nobody listens upstream, so each gets that far."""
     async with in_front_of(1, tmp_path, route="retries: {connect: 0}") as gateway:
         assert 502 == (await ask(gateway.port, request(method))).status
+
+
+@on_both_loops
+async def test_what_is_pipelined_behind_an_upgrade_stays_in_step(tmp_path: Path):
+    """No octet behind a request to upgrade is lost: a body that looks like a request must not become one."""
+    async with DemoServers(clock=SystemClock()) as servers:
+        settings = servers.settings()
+        text = simple_configuration(settings["TOKEN_URL"], settings["UPSTREAM_URL"])
+        async with running_gateway(text, tmp_path, environ=settings) as gateway:
+            for token in (b"h2c", b"websocket", b"TLS/1.0", b"websocket, h2c"):
+                upgrade = request(b"GET", b"/orders", b"Connection: upgrade", b"Upgrade: " + token)
+                hidden = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                post = request(b"POST", b"/orders", b"Content-Type: application/json", body=hidden)
+                async with connected(gateway.port) as client:
+                    await client.send(upgrade + post[: -len(hidden)])
+                    await CLOCK.sleep(0.05)
+                    await client.send(hidden + request(b"GET", b"/orders/7"))
+                    assert [200, 400, 200] == [(await client.answer()).status for _ in range(3)]
+        assert {"/orders", "/orders/7"} == {seen.target for seen in servers.protected_api.seen}
+
+
+@on_both_loops
+async def test_a_flood_of_pipelined_requests_leaves_others_their_turn(tmp_path: Path):
+    """Thousands of requests in one piece are answered one by one, with everybody else's in between."""
+    flood = request(b"GET", b"/", b"Origin: https://evil.example") * 2000
+    async with in_front_of(1, tmp_path) as gateway, connected(gateway.port) as flooding:
+        await flooding.send(flood)
+        async with connected(gateway.port) as client:
+            await client.send(request(b"GET", b"/", b"Origin: https://evil.example"))
+            assert 403 == (await client.answer()).status
+        refused = await gateway.sample("bearer_proxy_requests_refused_total", reason="browser-refused")
+        assert refused < 2000
+
+
+async def test_who_is_not_allowed_is_not_kept(tmp_path: Path):
+    """A client outside the allowed networks gets one refusal, and its connection closes."""
+    top = "access: {allowed_clients: [127.0.0.2/32]}"
+    async with in_front_of(1, tmp_path, top=top) as gateway, connected(gateway.port) as client:
+        await client.send(request() * 100)
+        answer = await client.answer()
+        assert (403, b"close") == (answer.status, answer.field(b"Connection"))
+        assert await client.closed()

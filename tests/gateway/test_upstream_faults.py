@@ -323,7 +323,7 @@ async def test_a_body_that_is_not_whole(tmp_path: Path, truncation: Truncation, 
 @pytest.mark.parametrize("framing", ["length", "chunks"])
 @on_both_loops
 async def test_a_final_answer_while_the_client_uploads(tmp_path: Path, framing: str):
-    """It is relayed, both connections end, and the upstream never gets the end of a body that was not sent."""
+    """It is relayed and says `close`; the upstream's connection ends, without the end of a body that was not sent."""
     async with (
         ScriptedUpstream(early(ok(b"enough", status=b"413 Content Too Large"), after=2000)) as upstream,
         in_front_of(upstream.port, tmp_path) as gateway,
@@ -337,8 +337,6 @@ async def test_a_final_answer_while_the_client_uploads(tmp_path: Path, framing: 
         await client.send(piece)  # still in the middle of it
         connection = await upstream.connection()
         await connection.gone()
-        if framing == "length":  # the gateway waits a moment for the client to read its answer
-            assert await client.closed()
         assert not connection.received.endswith(b"0\r\n\r\n")
         assert connection.received.count(b"x") < 1_000_000
 
