@@ -18,12 +18,15 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
+from urllib.parse import unquote, unquote_plus
 
 from proxy.errors import ErrorType, GatewayError, Side
 from proxy.secret import Secret
 from proxy.units import KIB
 
 MAX_TOKEN_CHARACTERS = 16 * KIB  # more does not fit into the header limits of common servers
+_PART = 10  # characters in a row that count as repeating a secret
+_LOOKED_AT = 4 * KIB  # characters of a text that are searched for parts
 _MAX_DESCRIPTION = 200  # characters
 _MAX_SCOPE = 4 * KIB  # characters
 _B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
@@ -288,7 +291,23 @@ def _cleaned(value: object, hidden: Sequence[str], *, limit: int = _MAX_DESCRIPT
 
 
 def _quotes(text: str, hidden: Sequence[str]) -> bool:
-    return any(part and part in text for part in hidden)
+    """Tells whether a text repeats what is hidden, or a part of it, however it is percent-encoded and in any case.
+
+    A server may cut what it repeats, escape it, or encode it in a way of its own: a few characters in a row tell enough.
+    """
+    if any(part and part in text for part in hidden):
+        return True
+    shapes = {shape[:_LOOKED_AT].casefold() for shape in (text, unquote(text), unquote_plus(text))}
+    for part in hidden:
+        sought = part.casefold()
+        if not sought:
+            continue
+        if len(sought) <= _PART:
+            if any(sought in shape for shape in shapes):
+                return True
+        elif any(shape[at : at + _PART] in sought for shape in shapes for at in range(len(shape) - _PART + 1)):
+            return True
+    return False
 
 
 def _not_json_hint(fields: Mapping[str, str], body: bytes) -> str | None:

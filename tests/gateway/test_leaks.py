@@ -91,6 +91,10 @@ def test_a_canary_is_found_in_every_shape(planted: str):
 BAD_REPLIES = {
     "plain": error_reply("invalid_client", 401, error_description=f"no client has the secret {SECRET.text}"),
     "form": error_reply("invalid_request", 400, error_description=f"client_secret={quote_plus(SECRET.text)} is wrong"),
+    "lower": error_reply("invalid_request", 400, error_description=f"got {quote_plus(SECRET.text).lower()}"),
+    "percent": error_reply("invalid_request", 400, error_description=f"got {quote(SECRET.text, safe='')}"),
+    "quoted": error_reply("invalid_client", 401, error_description=json.dumps({"secret": SECRET.text})),
+    "in_part": error_reply("invalid_client", 401, error_description=f"wrong secret {SECRET.text[:12]}..."),
     "basic": error_reply("invalid_client", 401, error_description=f"Basic {BASIC} is not known"),
     "unpadded": error_reply("invalid_client", 401, error_description=f"{BASIC.rstrip('=')} is not known"),
     "long": error_reply("invalid_client", 401, error_description="x" * 190 + SECRET.text),
