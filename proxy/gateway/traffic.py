@@ -31,10 +31,6 @@ class Traffic:
         if not self._serving:
             self._idle.set()
 
-    async def idle(self) -> None:
-        """Waits until no request is being served."""
-        await self._idle.wait()
-
     async def cut(self) -> None:
         """Ends what is still being served; requests without an answer yet get 503 `draining`."""
         self.cut_off = True
