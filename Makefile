@@ -2,6 +2,7 @@
 #
 #   PYTHON=/path/to/python3.12   the interpreter for .venv (default: the first suitable of python3.13 ... python3)
 #   ARGS="--listen :0"           more words for the demo, or for pytest: make test ARGS="-k routing -x"
+#   WORKERS=4                    how many processes share the tests; they mostly wait, so more than there are cores
 #   INSTALL=1                    lets make test install, through apt, the programs that some tests need (CI=true likewise)
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
@@ -10,6 +11,8 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 VENV := .venv
 RUN := $(VENV)/bin/python
+WORKERS ?= 4
+PYTEST = $(RUN) -m pytest -n $(WORKERS) --dist loadfile
 PYTHONS := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 NODE_MODULES := $(patsubst %/package.json,%/node_modules/.installed,$(wildcard tests/real/package.json tests/real/*/package.json))
 
@@ -25,10 +28,10 @@ demo: $(VENV)/.installed ## an authorization server, a protected API and the gat
 	@$(VENV)/bin/python -m proxy demo $(ARGS)
 
 test: $(VENV)/.installed-dev programs $(NODE_MODULES) lint ## what the tests need, then lint, types and tests
-	@$(RUN) -m pytest -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.installed-dev programs-slow $(NODE_MODULES) lint ## the same and the slow suites: fuzzers, soak, image build
-	@$(RUN) -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 lint: $(VENV)/.installed-dev ## style, format and types
 	@$(RUN) -m ruff check .
