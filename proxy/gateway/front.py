@@ -18,6 +18,7 @@ from proxy.gateway.problem import Reply
 from proxy.gateway.record import RefusalRecorder
 from proxy.gateway.settings import Limits
 from proxy.http1.wire import response_head
+from proxy.transports import abort
 from proxy.units import SECONDS
 
 LINGER_S = 2 * SECONDS  # an early answer is given this long to be read before the connection closes
@@ -107,7 +108,7 @@ class FrontProtocol(asyncio.Protocol):
         peername = transport.get_extra_info("peername")
         if not self._unix and not peername:
             # Reset before it was accepted: uvloop then knows no peer, and without one no access rule could be applied.
-            self._close(abort=True)
+            self._close(at_once=True)
             return
         self._peer = Peer(None) if self._unix else Peer.from_peername(peername)
         self._entered = self._admission.enter(self._peer)
@@ -152,10 +153,10 @@ class FrontProtocol(asyncio.Protocol):
         if not self._refused:
             self._refuse(Refusal(Problem.DRAINING, retry_after_s=1.0))
 
-    def _close(self, *, abort: bool = False) -> None:
+    def _close(self, *, at_once: bool = False) -> None:
         if self._transport is not None:
-            if abort:
-                self._transport.abort()
+            if at_once:
+                abort(self._transport)
             else:
                 self._transport.close()
 

@@ -27,6 +27,7 @@ from proxy.http1.fields import Field, end_to_end
 from proxy.http1.framing import LAST_CHUNK, BodyKind, Framing, encode_chunk
 from proxy.http1.wire import RequestHead, ResponseHead, response_head
 from proxy.tasks import Tasks
+from proxy.transports import abort
 from proxy.upstream.exchange import Exchange
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -159,7 +160,7 @@ class ClientStream:
             if self.started and self._framing.kind is BodyKind.UNTIL_CLOSE:
                 with suppress(OSError, AttributeError):  # of a socket that is closed already
                     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
-            transport.abort()
+            abort(transport)
 
     def outcome(self) -> Sent:
         """Returns what aiohttp is told at the end."""

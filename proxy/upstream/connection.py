@@ -21,6 +21,7 @@ from typing import cast
 from proxy.errors import ErrorType, GatewayError
 from proxy.http1.framing import BodyKind, ChunkedDecoder, Framing, response_framing
 from proxy.http1.wire import ResponseHead, find_head_end, parse_response_head
+from proxy.transports import abort
 from proxy.units import KIB
 from proxy.upstream import failures
 from proxy.upstream.persistence import leaves_open
@@ -351,7 +352,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _shut(self, *, at_once: bool) -> None:
         known, self._state = self._state is _CLOSED, _CLOSED  # first: closing may call back with data
         if at_once:
-            self._transport.abort()
+            abort(self._transport)
         else:
             self._transport.close()
         if not known:

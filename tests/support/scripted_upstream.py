@@ -36,6 +36,7 @@ from collections.abc import Awaitable, Callable
 from typing import Self, cast
 
 from proxy.tasks import Tasks
+from proxy.transports import abort
 
 WITHIN_S = 20.0  # nothing in a test takes as long; a script that waits for longer has failed
 
@@ -155,11 +156,11 @@ class ScriptedConnection(asyncio.Protocol):
         """Closes with a RST; what was not sent yet is lost."""
         raw = self.transport.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
+        abort(self.transport)
 
     def cut(self) -> None:
         """Closes TCP at once, after what the system has taken: under TLS without its goodbye."""
-        self.transport.abort()
+        abort(self.transport)
 
     # ---- asyncio's calls
 
@@ -294,7 +295,7 @@ class ScriptedUpstream:
         assert self._server is not None
         self._server.close()
         for connection in self.connections:
-            connection.transport.abort()
+            abort(connection.transport)
         await self.until(lambda: all(connection.lost for connection in self.connections))
         failures = [task.exception() for task in self._scripts_run if task.done() and not task.cancelled()]
         await self._tasks.stop()
