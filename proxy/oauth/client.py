@@ -17,11 +17,13 @@ import aiohttp
 from yarl import URL
 
 from proxy.clock import Clock
-from proxy.errors import ConfigurationError, ErrorType
-from proxy.oauth.client_auth import authenticate, hidden_texts, refusal_hint
+from proxy.errors import ConfigurationError
+from proxy.oauth.advice import advice
+from proxy.oauth.client_auth import authenticate, hidden_texts
+from proxy.oauth.failure import explained
 from proxy.oauth.grant import FORM_CONTENT_TYPE, client_credentials_form, form_encoded
 from proxy.oauth.registration import Registration
-from proxy.oauth.response import Outcome, TokenGrant, TokenRequestError, parse
+from proxy.oauth.response import Outcome, Stage, TokenGrant, TokenRequestError, parse
 from proxy.secret import Secret
 from proxy.tls import TlsContexts
 from proxy.units import KIB, MIB
@@ -45,12 +47,19 @@ class TokenEndpointClient:
         """Returns one new access token. Raises TokenRequestError; when cancelled, the connection is closed."""
         secret = _secret(registration)
         context = self._context(registration)
+        sent_at_s = self._clock.now()
         status, headers, body = await self._exchanged(registration, secret, context)
         try:
-            return parse(status, headers, body, now_wall=self._clock.wall(), hidden=hidden_texts(registration, secret))
+            return parse(
+                status,
+                headers,
+                body,
+                now_wall=self._clock.wall(),
+                round_trip_s=self._clock.now() - sent_at_s,
+                hidden=hidden_texts(registration, secret),
+            )
         except TokenRequestError as error:
-            if error.outcome is Outcome.INVALID_CLIENT and error.hint is None:
-                error.hint = refusal_hint(registration, secret)
+            error.hint = advice(registration, secret, error)
             raise
 
     async def close(self) -> None:
@@ -90,7 +99,7 @@ class TokenEndpointClient:
         except TokenRequestError as error:
             failure = error
         except Exception as error:  # noqa: BLE001  # aiohttp raises more than it documents; none may pass as it is
-            failure = _explained(error)
+            failure = explained(error, registration)
         # Raised out here, so that neither cause nor context leads to an error that holds the request.
         raise failure
 
@@ -118,7 +127,9 @@ class TokenEndpointClient:
             return self._contexts.get(registration.tls)
         except ConfigurationError as error:
             reason = str(error)
-        raise TokenRequestError(Outcome.TLS, reason, hint="check the files of the credential's tls section")
+        raise TokenRequestError(
+            Outcome.TLS, reason, hint="check the files of the credential's tls section", stage=Stage.CONFIGURATION
+        )
 
 
 def _secret(registration: Registration) -> Secret:
@@ -127,7 +138,10 @@ def _secret(registration: Registration) -> Secret:
     except ConfigurationError as error:
         reason = str(error)
     raise TokenRequestError(
-        Outcome.INVALID_CLIENT, reason, hint="nothing was sent; the file is looked for again before the next try"
+        Outcome.INVALID_CLIENT,
+        reason,
+        hint="nothing was sent; the file is looked for again before the next try",
+        stage=Stage.CONFIGURATION,
     )
 
 
@@ -144,56 +158,3 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
                 status=response.status,
             )
     return bytes(body)
-
-
-def _explained(error: Exception) -> TokenRequestError:
-    """Returns the failure in words of our own; of aiohttp's error, only its type and the system's words are used."""
-    match error:
-        case aiohttp.ClientConnectorCertificateError() | ssl.SSLCertVerificationError():
-            return TokenRequestError(
-                Outcome.TLS,
-                f"the token endpoint's certificate is not accepted: {_verification(error)}",
-                hint="a private authority's certificate is named by tls.ca_file, another host name by tls.server_name",
-                error_type=ErrorType.TLS_CERTIFICATE_ERROR,
-            )
-        case aiohttp.ClientSSLError() | ssl.SSLError():
-            return TokenRequestError(Outcome.TLS, "no TLS connection with the token endpoint")
-        case aiohttp.ClientConnectorDNSError():
-            return TokenRequestError(
-                Outcome.CONNECT,
-                "the token endpoint's host name has no address",
-                hint="check the host of token_endpoint",
-                error_type=ErrorType.DNS_ERROR,
-            )
-        case aiohttp.ClientConnectorError(os_error=reason):
-            refused = isinstance(reason, ConnectionRefusedError)
-            return TokenRequestError(
-                Outcome.CONNECT,
-                f"no connection to the token endpoint: {'connection refused' if refused else type(reason).__name__}",
-                error_type=ErrorType.CONNECTION_REFUSED if refused else None,
-            )
-        case TimeoutError():  # of `asyncio.timeout`; after the connector's, which may hold the system's own
-            return TokenRequestError(Outcome.TIMEOUT, "no whole reply within the timeout")
-        case aiohttp.ClientPayloadError():
-            return TokenRequestError(
-                Outcome.CONNECT, "the reply was cut off", error_type=ErrorType.HTTP_RESPONSE_INCOMPLETE
-            )
-        case aiohttp.ClientConnectionError() | OSError():
-            return TokenRequestError(
-                Outcome.CONNECT,
-                "the connection was closed before the reply",
-                error_type=ErrorType.CONNECTION_TERMINATED,
-            )
-        case aiohttp.ClientResponseError():
-            return TokenRequestError(
-                Outcome.MALFORMED, "the reply is not HTTP", hint="check the scheme and port of token_endpoint"
-            )
-        case _:
-            return TokenRequestError(Outcome.MALFORMED, f"the token request failed: {type(error).__name__}")
-
-
-def _verification(error: Exception) -> str:
-    """Returns OpenSSL's word for what is wrong with a certificate."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        error = error.certificate_error
-    return getattr(error, "verify_message", "") or type(error).__name__

@@ -29,6 +29,7 @@ _PART = 10  # characters in a row that count as repeating a secret
 _LOOKED_AT = 4 * KIB  # characters of a text that are searched for parts
 _MAX_DESCRIPTION = 200  # characters
 _MAX_SCOPE = 4 * KIB  # characters
+_DATE_RESOLUTION_S = 1.0  # of an HTTP-date
 _B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 _ERROR_CODE = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")  # of RFC 6749's %x20-21 / %x23-5B / %x5D-7E, what codes are made of
 _NUMBER = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,20})?")
@@ -60,6 +61,19 @@ class Outcome(StrEnum):
         return self in _PASSING
 
 
+class Stage(StrEnum):
+    """How far a token request came before it failed."""
+
+    CONFIGURATION = "configuration"  # a file of ours: nothing was sent
+    DNS = "DNS"
+    TCP = "TCP"
+    TLS = "TLS"
+    PROXY = "proxy"
+    HTTP = "HTTP"  # no reply, or none that a token endpoint would give
+    OAUTH = "OAuth"  # the authorization server refuses
+
+
+_STAGES = {Outcome.CONNECT: Stage.TCP, Outcome.TLS: Stage.TLS}
 _CONFIGURATION_FAULTS = frozenset({Outcome.INVALID_CLIENT, Outcome.INVALID_SCOPE, Outcome.OAUTH_ERROR})
 _PASSING = frozenset({Outcome.SERVER_ERROR, Outcome.TIMEOUT, Outcome.CONNECT, Outcome.TLS})
 _ERROR_TYPES = {
@@ -108,6 +122,7 @@ class TokenRequestError(GatewayError):
         retry_after_s: float | None = None,
         hint: str | None = None,
         clock_skew_s: float | None = None,
+        stage: Stage | None = None,
         error_type: ErrorType | None = None,
     ) -> None:
         super().__init__(
@@ -118,6 +133,8 @@ class TokenRequestError(GatewayError):
         self.description = description  # error_description, cleaned and cut
         self.status = status
         self.hint = hint  # what to look at
+        reached = Stage.OAUTH if outcome.configuration_fault else Stage.HTTP
+        self.stage = stage or _STAGES.get(outcome, reached)
         self.clock_skew_s = clock_skew_s
 
     def explained(self) -> str:
@@ -126,15 +143,24 @@ class TokenRequestError(GatewayError):
 
 
 def parse(
-    status: int, headers: Mapping[str, str], body: bytes, *, now_wall: float, hidden: Sequence[str] = ()
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    now_wall: float,
+    round_trip_s: float = 0.0,
+    hidden: Sequence[str] = (),
 ) -> TokenGrant:
     """Returns the grant that a token endpoint's reply holds.
 
-    `hidden` are texts that the request carried and no error may quote. Raises TokenRequestError for all but a grant.
+    `round_trip_s` is how long the reply took. `hidden` are texts that the request carried and no error may quote.
+    Raises TokenRequestError for all but a grant.
     """
     fields = {name.lower(): value for name, value in headers.items()}
-    skew_s = _seconds_until(fields.get("date", ""), now_wall)
-    retry_after_s = _retry_after(fields.get("retry-after", ""), now_wall)
+    told_wall = _instant(fields.get("date", ""))
+    skew_s = None if told_wall is None else clock_skew(told_wall, now_wall, round_trip_s)
+    # A date is meant by the server's clock, which the reply tells as well.
+    retry_after_s = _retry_after(fields.get("retry-after", ""), now_wall if told_wall is None else told_wall)
 
     def failure(
         outcome: Outcome,
@@ -316,18 +342,29 @@ def _not_json_hint(fields: Mapping[str, str], body: bytes) -> str | None:
     return None
 
 
+def clock_skew(told_wall: float, now_wall: float, round_trip_s: float) -> float:
+    """Returns how many seconds the server's clock is ahead of ours; zero where its reply can be explained without that.
+
+    The reply's Date, whole seconds, was written somewhere in the round trip that has just ended: it is compared with
+    the middle of it.
+    """
+    skew_s = told_wall - (now_wall - round_trip_s / 2)
+    return 0.0 if abs(skew_s) <= _DATE_RESOLUTION_S + round_trip_s / 2 else skew_s
+
+
 def _retry_after(text: str, now_wall: float) -> float | None:
     """Returns the seconds to wait, from seconds or an HTTP-date; None if there is none or it cannot be read."""
     text = text.strip()
     if _SECONDS.fullmatch(text):
         return float(text)
-    seconds = _seconds_until(text, now_wall)
-    return None if seconds is None else max(seconds, 0.0)
+    moment = _instant(text)
+    return None if moment is None else max(moment - now_wall, 0.0)
 
 
-def _seconds_until(http_date: str, now_wall: float) -> float | None:
+def _instant(http_date: str) -> float | None:
+    """Returns an HTTP-date as Unix time; None if there is none or it cannot be read."""
     try:
         moment = parsedate_to_datetime(http_date)
-        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp() - now_wall
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, TypeError, IndexError):
         return None
