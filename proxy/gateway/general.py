@@ -8,7 +8,7 @@ refused (aiohttp's own echo the input and log tracebacks); and word of the conne
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -21,10 +21,13 @@ from proxy.clock import SystemClock
 from proxy.errors import Problem, Refusal
 from proxy.gateway.access import Peer
 from proxy.gateway.front import LINGER_S, whole_reply
+from proxy.gateway.handler import Handler
 from proxy.gateway.incoming import Incoming
 from proxy.gateway.problem import Reply
 from proxy.gateway.record import RefusalRecorder
+from proxy.gateway.relay import ClientStream
 from proxy.gateway.settings import Limits
+from proxy.http1.wire import RequestHead
 from proxy.units import KIB
 
 _CLOCK = SystemClock()
@@ -34,13 +37,7 @@ _READ_BUFFER = 64 * KIB  # octets held of a request body before the client is pa
 class GeneralServer(web.Server):
     """Makes aiohttp's part of connections and knows which of them are serving a request."""
 
-    def __init__(
-        self,
-        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-        *,
-        limits: Limits,
-        refusals: RefusalRecorder,
-    ) -> None:
+    def __init__(self, handler: Handler, *, limits: Limits, refusals: RefusalRecorder) -> None:
         super().__init__(self._serve, request_factory=self._begin, handler_cancellation=True)
         self._handler = handler
         self._limits = limits
@@ -93,12 +90,18 @@ class GeneralServer(web.Server):
         return web.BaseRequest(message, payload, protocol, writer, task, self._event_loop)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, ClientConnection)
+        client = ClientStream(
+            _head(request), RequestWire(request), self._handler.snapshot.limits, keep_alive=request.keep_alive
+        )
+        secure = request.get_extra_info("sslcontext") is not None
         try:
-            return await self._handler(request)
+            # the peer as it was when the connection was accepted; a reset one has none any more
+            await self._handler.serve(client, peer=connection.peer, secure=secure)
+            return _Sent(keep_alive=client.keep_alive and client.started)
         finally:
-            protocol = request.protocol
-            assert isinstance(protocol, ClientConnection)
-            if protocol.request_ends():
+            if connection.request_ends():
                 await _CLOCK.sleep(0)  # aiohttp would answer all that is pipelined before anybody else has a turn
 
 
@@ -237,6 +240,59 @@ class ClientConnection(web.RequestHandler):
         self._deadline = self._event_loop.call_later(LINGER_S, self.force_close)
 
 
+class RequestWire:
+    """One request's connection, as aiohttp gives it: public parts only."""
+
+    __slots__ = ("_content", "_request")
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._request = request
+        self._content = request.content
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """Returns the connection's transport, None once it is gone."""
+        return self._request.transport
+
+    @property
+    def body_complete(self) -> bool:
+        """Tells whether the whole request body was read."""
+        return self._content.is_eof() and self._content.at_eof()
+
+    def read_nowait(self) -> bytes:
+        """Returns what has come of the body. Raises Refusal(BAD_REQUEST) if it is malformed or cut."""
+        try:
+            return self._content.read_nowait()
+        except web.RequestPayloadError as error:
+            raise _malformed_body() from error
+
+    async def read(self) -> bytes:
+        """Returns the next octets of the body, b"" at its end. Raises as `read_nowait` does, and if the client is gone."""
+        try:
+            return await self._content.readany()
+        except web.RequestPayloadError as error:
+            raise _malformed_body() from error
+
+    async def write(self, data: bytes) -> None:
+        """Writes, and waits while the client does not take it. Raises ConnectionError if it is gone."""
+        await self._request.writer.write(data)
+        await self._request.writer.drain()
+
+
+class _Sent(web.StreamResponse):
+    """Tells aiohttp that an answer is already on the wire, and whether the connection may serve another request."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        super().__init__()
+        self._keep_alive = keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Does nothing: the head was written."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Does nothing: the body was written."""
+
+
 class _Refused(web.StreamResponse):
     """A reply of ours in aiohttp's terms."""
 
@@ -252,6 +308,19 @@ class _Refused(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Does nothing: the body was written."""
+
+
+def _head(request: web.BaseRequest) -> RequestHead:
+    return RequestHead(
+        method=request.method.encode("latin-1"),
+        target=request.raw_path.encode("utf-8", "surrogateescape"),
+        version=(request.version.major, request.version.minor),
+        fields=tuple((name, value.strip(b" \t")) for name, value in request.raw_headers),
+    )
+
+
+def _malformed_body() -> Refusal:
+    return Refusal(Problem.BAD_REQUEST, "malformed request body")
 
 
 def _nothing() -> None:

@@ -1,4 +1,4 @@
-"""A request's whole story, top to bottom, on the general path: an aiohttp ``web.Server`` handler.
+"""A request's whole story, top to bottom, whoever holds the client's connection.
 
 match, token, rewrite (all in ``decide``), exchange, rescue, relay. Helpers stand below their caller in order of use.
 Every failure is a ``GatewayError`` that ``rescue`` turns into one reply; ``RequestRecord`` counts and logs once.
@@ -12,13 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from aiohttp import web
-
 from proxy.clock import Clock
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
 from proxy.gateway import rescue, rewrite
+from proxy.gateway.access import Peer
 from proxy.gateway.decide import Facts, Forward, NeedToken, decide, forward, request_id
-from proxy.gateway.general import ClientConnection
 from proxy.gateway.problem import Reply
 from proxy.gateway.record import ClientGone, RequestRecord
 from proxy.gateway.relay import ClientStream, RequestBody
@@ -57,18 +55,10 @@ class Handler:
         self._new_request_id = new_request_id
         self._log_settings = log
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Serves a request and tells aiohttp how it ended."""
+    async def serve(self, client: ClientStream, *, peer: Peer, secure: bool) -> None:
+        """Serves a request, with whatever outcome; `secure` says that the client spoke TLS."""
         snapshot = self.snapshot
-        client = ClientStream(request, snapshot.limits)
-        connection = request.protocol
-        assert isinstance(connection, ClientConnection)
-        peer = connection.peer  # as it was when the connection was accepted; a reset one has none any more
-        facts = Facts(
-            peer=peer,
-            secure=request.get_extra_info("sslcontext") is not None,
-            request_id=request_id(client.head.fields, self._new_request_id()),
-        )
+        facts = Facts(peer=peer, secure=secure, request_id=request_id(client.head.fields, self._new_request_id()))
         record = RequestRecord(
             snapshot,
             self._clock,
@@ -100,7 +90,6 @@ class Handler:
             record.response_octets = client.octets_out
             record.finish()
             self.traffic.end(task)
-        return client.outcome()
 
     async def _serve(self, client: ClientStream, facts: Facts, record: RequestRecord, snapshot: Snapshot) -> None:
         """The request, from decision to last byte."""

@@ -1,7 +1,8 @@
-"""The client's side of one request on the general path: what aiohttp's request and transport do for us, in our words.
+"""The client's side of one request: its body read, its answer written, whoever holds the connection.
 
-Heads and bodies are written as our own bytes through ``request.writer``: aiohttp's ``StreamResponse`` would add fields
-(Content-Type, Server), re-spell names and lose octets above 0x7F. Only public parts of aiohttp are used.
+A ``Wire`` is the connection as one request sees it: aiohttp's (``general``) or our own (``upgrade``). Heads and bodies
+are written as our own bytes: a library would add fields (Content-Type, Server), re-spell names and lose octets above
+0x7F.
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ import termios
 from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
-
-from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
+from typing import Protocol
 
 from proxy.errors import Problem, Refusal
 from proxy.gateway.problem import Reply
@@ -34,35 +33,41 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, for 0 s
 
 
-class Sent(web.StreamResponse):
-    """Tells aiohttp that an answer is already on the wire, and whether the connection may serve another request."""
+class Wire(Protocol):
+    """A client's connection, as one request and its answer use it."""
 
-    def __init__(self, *, keep_alive: bool) -> None:
-        super().__init__()
-        self._keep_alive = keep_alive
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """The connection's transport; None once it is gone."""
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Does nothing: the head was written."""
+    @property
+    def body_complete(self) -> bool:
+        """Tells whether the whole request body was read."""
 
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Does nothing: the body was written."""
+    def read_nowait(self) -> bytes:
+        """Returns what has come of the request body; b"" if nothing has. Raises as `read` does."""
+
+    async def read(self) -> bytes:
+        """Returns the next octets of the request body, b"" at its end.
+
+        Raises ConnectionError or OSError if the client is gone, Refusal(BAD_REQUEST) if the body is malformed or cut.
+        """
+
+    async def write(self, data: bytes) -> None:
+        """Writes octets and waits while the client does not take them. Raises ConnectionError if it is gone."""
 
 
 class ClientStream:
     """One request and its answer. Every wait is bounded by the limits."""
 
-    def __init__(self, request: web.BaseRequest, limits: Limits) -> None:
-        self._request = request
+    def __init__(self, head: RequestHead, wire: Wire, limits: Limits, *, keep_alive: bool) -> None:
+        """`keep_alive` says whether the client lets the connection serve another request."""
+        self.head = head
+        self._wire = wire
         self._limits = limits
         self._framing = Framing(BodyKind.NONE)
-        self.head = RequestHead(
-            method=request.method.encode("latin-1"),
-            target=request.raw_path.encode("utf-8", "surrogateescape"),
-            version=(request.version.major, request.version.minor),
-            fields=tuple((name, value.strip(b" \t")) for name, value in request.raw_headers),
-        )
         self.started = False  # the head of the final answer was written
-        self.keep_alive = request.keep_alive
+        self.keep_alive = keep_alive
         self.continued = False
         self.octets_out = 0
         self._loop = asyncio.get_running_loop()
@@ -71,27 +76,25 @@ class ClientStream:
     @property
     def body_complete(self) -> bool:
         """Tells whether the whole request body was read."""
-        return self._request.content.is_eof() and self._request.content.at_eof()
+        return self._wire.body_complete
 
     async def read(self) -> bytes:
         """Returns the next octets of the request body, b"" at its end.
 
         Raises Refusal(REQUEST_TIMEOUT) if none come in time, Refusal(BAD_REQUEST) if the body is malformed or cut.
         """
-        content = self._request.content
+        wire = self._wire
         try:
-            if data := content.read_nowait():
+            if data := wire.read_nowait():
                 return data
-            if content.at_eof():
+            if wire.body_complete:
                 return b""
             async with asyncio.timeout(self._limits.body_idle_timeout_s or None):
-                return await content.readany()
+                return await wire.read()
         except TimeoutError:
             raise Refusal(Problem.REQUEST_TIMEOUT, "the request body stalled") from None
         except (ConnectionError, OSError) as error:
             raise ClientGone from error
-        except web.RequestPayloadError as error:
-            raise Refusal(Problem.BAD_REQUEST, "malformed request body") from error
 
     async def send_continue(self) -> None:
         """Sends 100 Continue once, unless the answer has begun."""
@@ -156,15 +159,11 @@ class ClientStream:
         A body that lasts until the connection ends would look whole after an orderly end: it is reset instead.
         """
         self.keep_alive = False
-        if (transport := self._request.transport) is not None:
+        if (transport := self._wire.transport) is not None:
             if self.started and self._framing.kind is BodyKind.UNTIL_CLOSE:
                 with suppress(OSError, AttributeError):  # of a socket that is closed already
                     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
             abort(transport)
-
-    def outcome(self) -> Sent:
-        """Returns what aiohttp is told at the end."""
-        return Sent(keep_alive=self.keep_alive and self.started)
 
     async def _write(self, data: bytes) -> None:
         """Writes, and waits for the client to take it: at any speed, but not for one that takes nothing."""
@@ -173,8 +172,7 @@ class ClientStream:
                 if self._limits.write_idle_timeout_s:
                     self._look_again(bound, None)
                 try:
-                    await self._request.writer.write(data)
-                    await self._request.writer.drain()
+                    await self._wire.write(data)
                 finally:
                     if self._look is not None:
                         self._look.cancel()
@@ -202,7 +200,7 @@ class ClientStream:
         The system's buffer may hold megabytes and says nothing before a third of them has left; a client that reads
         them slowly would look like one that does not read.
         """
-        transport = self._request.transport
+        transport = self._wire.transport
         if transport is None:
             return 0
         with suppress(OSError, AttributeError):  # of a socket that is closed already
