@@ -189,8 +189,7 @@ def _call(options: argparse.Namespace) -> int:
 
 async def _called(settings: Settings, options: argparse.Namespace) -> int:
     from proxy.clock import SystemClock
-    from proxy.errors import GatewayError
-    from proxy.process.call import Request, call
+    from proxy.process.call import Request, call, told
 
     body = _body(options.data)
     fields = [_field(text) for text in options.header]
@@ -205,20 +204,15 @@ async def _called(settings: Settings, options: argparse.Namespace) -> int:
         nonlocal status
         status = head.status
         _tell(f"HTTP/1.1 {status} {head.reason.decode('latin-1')}")
-        for name, value in head.fields:
-            if status >= 400 and name.lower() == b"proxy-status":
-                _tell(f"answered by the gateway: {value.decode('latin-1').partition('error=')[2]}")
 
     def on_data(data: bytes) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
-    try:
-        await call(settings, SystemClock(), request, on_head=on_head, on_data=on_data)
-    except GatewayError as error:
-        _tell(f"failed: {error.error_type}: {error.detail}")
-        return FAILED
-    return FINE if status < 400 else FAILED
+    failure = await call(settings, SystemClock(), request, on_head=on_head, on_data=on_data)
+    if failure is not None:
+        _tell("\n".join(told(failure)))
+    return FINE if failure is None and status < 400 else FAILED
 
 
 def _body(data: str | None) -> bytes | None:

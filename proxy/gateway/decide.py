@@ -210,6 +210,7 @@ def _routed(
         case Matched(route):
             return snapshot.plans[route.name]
         case WrongMethod(allow):
-            return problem_reply(Problem.METHOD_NOT_ALLOWED, facts.request_id, allow=allow)
+            refusal = Refusal(Problem.METHOD_NOT_ALLOWED)
+            return problem_reply(refusal.problem, facts.request_id, allow=allow, error=refusal)
         case _:
             raise Refusal(Problem.NO_ROUTE)

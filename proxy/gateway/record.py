@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.clock import Clock
-from proxy.errors import ErrorType, GatewayError, Side
+from proxy.errors import ErrorType, GatewayError, Problem, Side
 from proxy.gateway import rescue
 from proxy.gateway.access import Peer
 from proxy.gateway.problem import Reply
@@ -42,6 +42,7 @@ class RequestRecord:
         "method",
         "peer",
         "plan",
+        "problem",
         "replay",
         "request_id",
         "request_octets",
@@ -77,6 +78,7 @@ class RequestRecord:
         self.plan: RoutePlan | None = None
         self.status = 0  # of the answer; 0 while nothing was sent
         self.error: GatewayError | None = None
+        self.problem: Problem | None = None  # of the reply, where the gateway made it
         self.request_octets = 0
         self.response_octets = 0
         self.tries = 0
@@ -111,6 +113,7 @@ class RequestRecord:
 
     def refused(self, reply: Reply) -> None:
         """Notes a reply of the gateway's own."""
+        self.problem = reply.problem
         if reply.problem is not None:
             self._snapshot.metrics.count_refused(reply.problem)
         if reply.error is not None:
@@ -175,6 +178,8 @@ class RequestRecord:
             line["failed"] = str(self.error.side)
             line["error"] = str(self.error.error_type)
             line["detail"] = self.error.detail
+        if self.problem is not None:
+            line["problem"] = self.problem.suffix
         return line
 
 
@@ -204,5 +209,7 @@ class RefusalRecorder:
                 "error": str(refusal.error_type),
                 "detail": refusal.detail,
             }
+            if reply.problem is not None:
+                line["problem"] = reply.problem.suffix
             access_line(line)
         return reply

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.clock import Clock
-from proxy.errors import Problem, Refusal, UsageError
+from proxy.errors import Refusal, UsageError
 from proxy.gateway.access import Peer
 from proxy.gateway.decide import Admitted, Facts, Forward, NeedToken, decide
 from proxy.gateway.problem import Reply
@@ -17,15 +17,10 @@ from proxy.gateway.settings import Settings
 from proxy.http1.fields import Field, is_token
 from proxy.http1.target import parse_target
 from proxy.http1.wire import RequestHead
+from proxy.process import hints
 from proxy.process.assemble import Gateway, new_request_id
 
 _HIDDEN = b"***"
-_HINTS = {
-    Problem.HOST_NOT_ALLOWED: "access.allowed_hosts (BEARER_PROXY_ALLOWED_HOSTS) lists the names clients may use",
-    Problem.CLIENT_NOT_ALLOWED: "access.allowed_clients (BEARER_PROXY_ALLOWED_CLIENTS) lists the networks of clients",
-    Problem.KEY_REQUIRED: "access.require_header asks for a key that the request does not show",
-    Problem.AMBIGUOUS_PATH: "path_policy: raw forwards such paths as they are",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +63,8 @@ def explain(settings: Settings, clock: Clock, *, method: str, url: str) -> Expla
             if reply.error is not None and reply.problem is not None and reply.error.detail != reply.problem.suffix:
                 detail = f" ({reply.error.detail})"
             lines = [f"{reply.status} {why}{detail}"]
-            if reply.problem in _HINTS:
-                lines.append(f"hint: {_HINTS[reply.problem]}")
+            if reply.error is not None and (hint := hints.hint(reply.error)) is not None:
+                lines.append(f"hint: {hint}")
             return Explanation(lines=tuple(lines), forwarded=False)
         case NeedToken(admitted) | Forward(admitted=admitted):
             return Explanation(lines=_request(admitted), forwarded=True)

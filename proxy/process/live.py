@@ -12,7 +12,7 @@ from proxy.clock import Clock
 from proxy.errors import GatewayError
 from proxy.gateway.settings import Settings
 from proxy.oauth.response import TokenRequestError
-from proxy.process import grant
+from proxy.process import grant, hints
 from proxy.upstream.pool import PoolKey, Pools
 
 
@@ -46,8 +46,11 @@ async def findings(settings: Settings, clock: Clock) -> AsyncIterator[Finding]:
             try:
                 pool.release(await pool.acquire(connect_timeout_s=route.timeouts.connect_s))
             except GatewayError as error:
-                line = f"upstream {route.upstream} of route {route.name}: {error.error_type}"
-                yield Finding(fine=False, lines=(line, error.detail) if error.detail != error.error_type else (line,))
+                why = "" if error.detail == error.error_type else f" ({error.detail})"
+                lines = [f"upstream {route.upstream} of route {route.name}: {error.error_type}{why}"]
+                if (hint := hints.hint(error)) is not None:
+                    lines.append(f"hint: {hint}")
+                yield Finding(fine=False, lines=tuple(lines))
             else:
                 yield Finding(fine=True, lines=(f"upstream {route.upstream} of route {route.name}: connected",))
     finally:

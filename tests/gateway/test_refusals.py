@@ -118,9 +118,19 @@ ROWS = [
 @pytest.mark.parametrize("position", ["first", "second"])
 @pytest.mark.parametrize(("request_octets", "status", "suffix"), ROWS)
 async def test_refused(
-    servers: DemoServers, gateway: RunningGateway, request_octets: bytes, status: int, suffix: str, position: str
+    servers: DemoServers,
+    gateway: RunningGateway,
+    caplog: pytest.LogCaptureFixture,
+    request_octets: bytes,
+    status: int,
+    suffix: str,
+    position: str,
 ):
-    """Refused with its own status and a document that quotes nothing; no token is fetched, no upstream touched."""
+    """Refused with its own status and a document that quotes nothing; no token is fetched, no upstream touched.
+
+    The access log says what the client is told, and the error of Proxy-Status.
+    """
+    caplog.set_level("INFO", "proxy.access")
     client = await RawClient.connect(gateway.port)
     if position == "second":
         await client.send(get(b"/nowhere"))
@@ -140,6 +150,9 @@ async def test_refused(
     assert 0 == servers.protected_api.requests
     assert 0 == servers.authorization_server.grants
     assert 1 <= await gateway.sample("bearer_proxy_requests_refused_total", reason=suffix)
+    line = [record.__dict__["fields"] for record in caplog.records if record.name == "proxy.access"][-1]
+    assert (status, suffix, "client") == (line["status"], line["problem"], line["failed"])
+    assert (answer.field(b"Proxy-Status") or b"").endswith(b"error=" + line["error"].encode())
 
 
 async def test_wrong_method_says_which_are_right(gateway: RunningGateway):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from tests.support.scripted_upstream import WITHIN_S
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,38 @@ def server_context(
     if version is not None:
         context.minimum_version = context.maximum_version = version
     return context
+
+
+@contextmanager
+def alerting_server(context: ssl.SSLContext) -> Iterator[int]:
+    """Yields the port of a server that tells by a TLS alert why it refuses, as real ones do and asyncio's do not."""
+
+    def serve() -> None:
+        while True:
+            try:
+                accepted, _ = listener.accept()
+            except OSError:
+                return
+            with accepted, suppress(OSError):
+                accepted.settimeout(WITHIN_S)
+                secure = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
+                with secure:
+                    with suppress(ssl.SSLError):
+                        secure.do_handshake()
+                    raw = secure.detach()
+                    with socket.socket(fileno=raw) as rest:
+                        rest.settimeout(WITHIN_S)
+                        while rest.recv(4096):
+                            pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(WITHIN_S)
 
 
 def _general_name(name: str) -> x509.GeneralName:

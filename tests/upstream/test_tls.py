@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import ssl
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +15,7 @@ from proxy.tls import TlsContexts, TlsSettings
 from proxy.units import MIB
 from tests.support.fake_clock import settle
 from tests.support.scripted_upstream import WITHIN_S, ScriptedConnection, ScriptedUpstream, always, answering, ok
-from tests.upstream.certificates import Authority, server_context
+from tests.upstream.certificates import Authority, alerting_server, server_context
 from tests.upstream.recording_sink import (
     GET,
     NameServer,
@@ -39,38 +35,6 @@ def authority(tmp_path: Path) -> Authority:
 
 def trusting(authority: Authority, **more: object) -> TlsSettings:
     return TlsSettings(ca_file=authority.file, **more)  # type: ignore[arg-type]
-
-
-@contextmanager
-def alerting_server(context: ssl.SSLContext) -> Iterator[int]:
-    """Yields the port of a server that tells by a TLS alert why it refuses, as real ones do and asyncio's do not."""
-
-    def serve() -> None:
-        while True:
-            try:
-                accepted, _ = listener.accept()
-            except OSError:
-                return
-            with accepted, suppress(OSError):
-                accepted.settimeout(WITHIN_S)
-                secure = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
-                with secure:
-                    with suppress(ssl.SSLError):
-                        secure.do_handshake()
-                    raw = secure.detach()
-                    with socket.socket(fileno=raw) as rest:
-                        rest.settimeout(WITHIN_S)
-                        while rest.recv(4096):
-                            pass
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join(WITHIN_S)
 
 
 async def refused(upstream: ScriptedUpstream, tls: TlsSettings, host: str = "127.0.0.1") -> GatewayError:
