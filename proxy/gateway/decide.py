@@ -20,7 +20,7 @@ from proxy.http1.fields import Field, list_members, values
 from proxy.http1.framing import BodyKind, Framing
 from proxy.http1.target import Form, RequestTarget
 from proxy.http1.wire import METHODS, RequestHead, request_head
-from proxy.routing import ClientAuthorization, Matched, PathPolicy, WrongMethod
+from proxy.routing import ClientAuthorization, Matched, PathPolicy, Route, WrongMethod
 from proxy.tokens.access_token import AccessToken
 
 _MAX_REQUEST_ID = 128  # octets
@@ -201,16 +201,34 @@ def _last_hop(head: RequestHead) -> bool:
 def _routed(
     head: RequestHead, target: RequestTarget, host: bytes | None, snapshot: Snapshot, facts: Facts
 ) -> RoutePlan | Reply:
-    """Finds the route by the path's own bytes. An ambiguous path is refused unless the route asked for it raw."""
-    found = snapshot.table.match(host, target.path, head.method)
+    """Finds the route by the path's own bytes. An ambiguous path is refused unless the route asked for it raw.
+
+    So is one that a lenient reader would find another route for (`/%61dmin`, `/admin;x`, `/a//dmin`): the upstream of
+    this route may be such a reader, and would get the token of this route for the path of that one.
+    """
+    path = target.path
+    found = snapshot.table.match(host, path, head.method)
     strict = not (isinstance(found, Matched) and found.route.path_policy is PathPolicy.RAW)
-    if strict and target_rules.ambiguity(target.path) is not None:
+    if strict and target_rules.ambiguity(path) is not None:
         raise Refusal(Problem.AMBIGUOUS_PATH)
     match found:
         case Matched(route):
+            loose = _loosely_read(path, route) if strict else path
+            if loose is not path and snapshot.table.match(host, loose, head.method) != found:
+                raise Refusal(Problem.AMBIGUOUS_PATH, "another route for a lenient reader")
             return snapshot.plans[route.name]
         case WrongMethod(allow):
             refusal = Refusal(Problem.METHOD_NOT_ALLOWED)
             return problem_reply(refusal.problem, facts.request_id, allow=allow, error=refusal)
         case _:
             raise Refusal(Problem.NO_ROUTE)
+
+
+def _loosely_read(path: bytes, route: Route) -> bytes:
+    """Returns a path as a lenient reader takes it, but for what the route itself matches by: that was meant as written."""
+    written = route.match.path_exact or route.match.path_prefix or b""
+    if target_rules.loosely_read(written) is written:
+        return target_rules.loosely_read(path)
+    rest = path[len(written) :]
+    loose = target_rules.loosely_read(rest)
+    return path if loose is rest else written + loose

@@ -35,7 +35,11 @@ _DOT_SEGMENT = re.compile(rb"(?:/|%2[fF])(?:\.|%2[eE]){1,2}(?:/|%2[fF]|;|%3[bB]|
 _BACKSLASH = re.compile(rb"\\|%5[cC]")
 _CONTROL = re.compile(rb"%(?:[01][0-9A-Fa-f]|7[fF])")
 _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_TWICE = re.compile(rb"%25(?:2[eEfF]|5[cC])")
+_TWICE = re.compile(rb"%(?:2[eEfF]|5[cC]|[01][0-9A-Fa-f]|7[fF])")  # in what one decoding leaves
+_ENCODED = re.compile(rb"%([0-9A-Fa-f]{2})")
+_LOOSE = re.compile(rb"[%;]|//")
+_PARAMETERS = re.compile(rb";[^/]*+|[?#].*+", re.DOTALL)
+_SLASHES = re.compile(rb"//++")
 
 
 class Form(Enum):
@@ -100,11 +104,34 @@ def ambiguity(path: bytes) -> str | None:
         return "a backslash"
     if _CONTROL.search(path) is not None:
         return "an encoded control character"
-    if _TWICE.search(path) is not None:
-        return "a separator or dot encoded twice"
+    if b"%25" in path and _TWICE.search(_ENCODED.sub(_octet, path)) is not None:
+        return "a separator, dot or control encoded twice"
     if _DOT_SEGMENT.search(path) is not None:
         return "a dot segment"
     return None
+
+
+def loosely_read(path: bytes) -> bytes:
+    """Returns the path as the most lenient reader takes it: for comparing which route it selects, never for forwarding.
+
+    Visible ASCII is decoded, twice where it was encoded twice, and `%2F` to a separator too; a segment's parameters are
+    cut off, and all that follows a decoded `?` or `#`; neighbouring slashes are one; of what stays encoded the digits
+    are upper-case. Nearly every path is returned as it is. Time is linear in the length.
+    """
+    if _LOOSE.search(path) is None:
+        return path
+    decoded = _ENCODED.sub(_octet, path) if b"%25" in path else path
+    decoded = _ENCODED.sub(_visible, decoded)
+    return _SLASHES.sub(b"/", _PARAMETERS.sub(b"", decoded))
+
+
+def _octet(match: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(match[1].decode("ascii"))
+
+
+def _visible(match: re.Match[bytes]) -> bytes:
+    octet = _octet(match)
+    return octet if b"!" <= octet <= b"~" and octet != b"%" else match[0].upper()
 
 
 def join(*, base: bytes, path: bytes, prefix: bytes, strip: bool) -> bytes:
