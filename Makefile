@@ -3,7 +3,7 @@
 #   PYTHON=/path/to/python3.12   the interpreter for .venv (default: the first suitable of python3.13 ... python3)
 #   ARGS="--listen :0"           more words for the demo, or for pytest: make test ARGS="-k routing -x"
 #   WORKERS=4                    how many processes share the tests; they mostly wait, so more than there are cores
-#   INSTALL=1                    lets make test install, through apt, the programs that some tests need (CI=true likewise)
+#   INSTALL=1                    lets make test and make bench install, through apt, programs that they need (CI=true too)
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
@@ -19,10 +19,10 @@ NODE_MODULES := $(patsubst %/package.json,%/node_modules/.installed,$(wildcard t
 # A virtual environment whose interpreter is gone (an upgraded system, an interrupted set-up) is made anew.
 $(shell $(RUN) -c '' 2>/dev/null || rm -f $(VENV)/.installed $(VENV)/.installed-dev)
 
-.PHONY: help demo test test-all lint format clean programs programs-slow
+.PHONY: help demo test test-all bench bench-micro lint format clean programs programs-slow programs-bench
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 
 demo: $(VENV)/.installed ## an authorization server, a protected API and the gateway; real requests shown; Ctrl-C ends it
 	@$(VENV)/bin/python -m proxy demo $(ARGS)
@@ -32,6 +32,12 @@ test: $(VENV)/.installed-dev programs $(NODE_MODULES) lint ## what the tests nee
 
 test-all: $(VENV)/.installed-dev programs-slow $(NODE_MODULES) lint ## the same and the slow suites: fuzzers, soak, image build
 	@$(PYTEST) $(ARGS)
+
+bench: $(VENV)/.installed-dev programs-bench ## the gateway beside nginx, HAProxy, Envoy, Go and aiohttp; ARGS="--help" tells more
+	@$(RUN) -m tests.benchmarks $(ARGS)
+
+bench-micro: $(VENV)/.installed-dev ## what each pure piece of the request path costs
+	@$(RUN) -m pytest -p benchmark tests/benchmarks/micro -o python_files='bench_*.py' --benchmark-columns=min,median,ops --benchmark-sort=name $(ARGS)
 
 lint: $(VENV)/.installed-dev ## style, format and types
 	@$(RUN) -m ruff check .
@@ -43,7 +49,7 @@ format: $(VENV)/.installed-dev ## rewrites the code in the house format
 	@$(RUN) -m ruff format .
 
 clean: ## removes all that make made
-	@rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache $(dir $(NODE_MODULES))
+	@rm -rf $(VENV) .bench build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache $(dir $(NODE_MODULES))
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- the virtual environment
@@ -96,6 +102,9 @@ programs:
 
 programs-slow:
 	@if [ "$(CI)" = true ] || [ "$(INSTALL)" = 1 ]; then sh tests/real/install.sh slow; fi
+
+programs-bench:
+	@if [ "$(CI)" = true ] || [ "$(INSTALL)" = 1 ]; then sh tests/real/install.sh bench; fi
 
 %/node_modules/.installed: %/package.json
 	@if command -v npm >/dev/null; then \

@@ -1,12 +1,13 @@
 #!/bin/sh
-# Installs, through apt, the programs of programs.txt that are missing. "slow" as an argument: those of the slow tests too.
+# Installs, through apt, the programs of programs.txt that are missing; "slow" or "bench" as an argument: those too that are
+# marked so.
 set -eu
 here=$(dirname "$0")
 packages=
-while read -r program package speed; do
+while read -r program package mark; do
 	case $program in '' | '#'*) continue ;; esac
-	if [ "$speed" = slow ] && [ "${1:-}" != slow ]; then continue; fi
-	command -v "$program" >/dev/null || packages="$packages $package"
+	if [ -n "$mark" ] && [ "$mark" != "${1:-}" ]; then continue; fi
+	command -v "$program" >/dev/null || [ -e "$program" ] || packages="$packages $package"
 done <"$here/programs.txt"
 [ -n "$packages" ] || exit 0
 

@@ -1,0 +1,1 @@
+"""Benchmarks: the gateway beside other proxies on one machine; see README.md here."""

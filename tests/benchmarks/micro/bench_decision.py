@@ -1,0 +1,96 @@
+"""What a decision costs, from the parsed head to the octets for the upstream, and its parts."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.clock import SystemClock
+from proxy.gateway.decide import Forward, decide
+from proxy.gateway.problem import Reply
+from proxy.gateway.record import RequestRecord
+from proxy.gateway.rewrite import Sender, outbound_fields
+from proxy.gateway.settings import LogSettings
+from proxy.http1.framing import request_framing
+from proxy.http1.wire import parse_request_head, request_head
+from proxy.metrics import Histogram
+from tests.benchmarks.micro.made import FACTS, LONG_REQUEST, REQUEST, Benchmark, snapshot
+
+CLOCK = SystemClock()
+
+
+@pytest.mark.parametrize("routes", [1, 100, 10_000])
+def test_decide(benchmark: Benchmark, routes: int) -> None:
+    """Every rule, the route and the token; it must not cost more with more routes."""
+    head, in_force = parse_request_head(REQUEST, max_fields=100), snapshot(routes)
+
+    assert isinstance(benchmark(decide, head, FACTS, in_force, CLOCK.now()), Forward)
+
+
+def test_decide_with_25_fields(benchmark: Benchmark) -> None:
+    """Twenty fields more."""
+    head, in_force = parse_request_head(LONG_REQUEST, max_fields=100), snapshot()
+
+    assert isinstance(benchmark(decide, head, FACTS, in_force, CLOCK.now()), Forward)
+
+
+def test_decide_to_refuse(benchmark: Benchmark) -> None:
+    """No route: what a scanner costs."""
+    head = parse_request_head(REQUEST.replace(b"/orders", b"/nowhere"), max_fields=100)
+
+    assert isinstance(benchmark(decide, head, FACTS, snapshot(), CLOCK.now()), Reply)
+
+
+def test_outbound_head(benchmark: Benchmark) -> None:
+    """Fields stripped and set, and written."""
+    head = parse_request_head(REQUEST, max_fields=100)
+    (plan,) = snapshot().plans.values()
+    framing = request_framing(head.version, head.fields)
+    sender = Sender(
+        address=b"127.0.0.1",
+        secure=False,
+        trusted=False,
+        host=b"localhost:8080",
+        version=(1, 1),
+        request_id=FACTS.request_id,
+    )
+
+    def written() -> bytes:
+        return request_head(head.method, head.target, outbound_fields(head, plan.request_rules, sender, framing))
+
+    assert b"X-Forwarded-For: 127.0.0.1\r\n" in benchmark(written)
+
+
+def test_token_read(benchmark: Benchmark) -> None:
+    """The token of a credential, and that it is usable."""
+    (plan,) = snapshot().plans.values()
+    assert plan.source is not None
+
+    assert benchmark(plan.source.current) is not None
+
+
+def test_record(benchmark: Benchmark) -> None:
+    """All that is counted of one request, without the access log."""
+    in_force = snapshot()
+    (plan,) = in_force.plans.values()
+    settings = LogSettings(access=False)
+
+    def counted() -> int:
+        record = RequestRecord(
+            in_force, CLOCK, method=b"GET", target=b"/", peer="127.0.0.1", request_id=b"1", settings=settings
+        )
+        record.routed(plan)
+        record.sent()
+        record.answered()
+        record.replied(200)
+        record.finish()
+        return record.status
+
+    assert benchmark(counted) == 200
+
+
+def test_histogram(benchmark: Benchmark) -> None:
+    """One duration."""
+    histogram = Histogram()
+    benchmark(histogram.observe, 0.003)
+
+    assert histogram.count
