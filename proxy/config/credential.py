@@ -39,7 +39,7 @@ def _grant_type(value: str) -> str:
 _SCOPE_TOKEN = Written(_scope_token, {"type": "string", "minLength": 1}, "a scope")
 _SCOPE = Written(_scope, {"type": "string", "minLength": 1}, "a text of scopes; a list is `scopes`")
 _GRANT_TYPE = Written(_grant_type, {"const": "client_credentials"}, "a word")
-_METHOD = words(*(method.value for method in ClientAuthMethod))
+_METHOD = words(ClientAuthMethod.CLIENT_SECRET_BASIC.value, ClientAuthMethod.CLIENT_SECRET_POST.value)
 _TEXT = Written(text, {"type": ["string", "number", "boolean"]}, "a text")
 
 

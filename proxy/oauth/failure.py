@@ -32,15 +32,15 @@ _CERTIFICATE_HINTS = {
 _PLAIN_TEXT = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 
 
-def explained(error: Exception, registration: Registration) -> TokenRequestError:
-    """Returns the failure for whatever an exchange raised."""
+def explained(error: Exception, registration: Registration, *, place: str = "the token endpoint") -> TokenRequestError:
+    """Returns the failure for whatever an exchange with `place` raised."""
     match error:
         case aiohttp.ClientConnectorCertificateError(certificate_error=reason) | (
             ssl.SSLCertVerificationError() as reason
         ):
-            return _certificate(reason, registration)
+            return _certificate(reason, registration, place)
         case aiohttp.ClientHttpProxyError():
-            return _proxy_refusal(error.status)
+            return _proxy_refusal(error.status, place)
         case aiohttp.ClientProxyConnectionError(os_error=reason):
             return TokenRequestError(
                 Outcome.CONNECT,
@@ -50,13 +50,13 @@ def explained(error: Exception, registration: Registration) -> TokenRequestError
                 error_type=ErrorType.CONNECTION_REFUSED if isinstance(reason, ConnectionRefusedError) else None,
             )
         case aiohttp.ClientConnectorSSLError(os_error=reason) | (ssl.SSLError() as reason):
-            return _handshake(reason)
+            return _handshake(reason, place)
         case aiohttp.ClientSSLError():
-            return _handshake(error)
+            return _handshake(error, place)
         case aiohttp.ClientConnectorDNSError():
             return TokenRequestError(
                 Outcome.CONNECT,
-                "the token endpoint's host name has no address",
+                f"the host name of {place if registration.proxy is None else 'the proxy'} has no address",
                 hint="check the spelling of the host, and this machine's name servers",
                 stage=Stage.DNS,
                 error_type=ErrorType.DNS_ERROR,
@@ -65,7 +65,7 @@ def explained(error: Exception, registration: Registration) -> TokenRequestError
             refused = isinstance(reason, ConnectionRefusedError)
             return TokenRequestError(
                 Outcome.CONNECT,
-                f"no connection to the token endpoint: {_words(reason)}",
+                f"no connection to {place}: {_words(reason)}",
                 hint="nothing listens there: check host and port, and that the server runs" if refused else None,
                 stage=Stage.TCP,
                 error_type=ErrorType.CONNECTION_REFUSED if refused else None,
@@ -90,13 +90,13 @@ def explained(error: Exception, registration: Registration) -> TokenRequestError
             )
         case aiohttp.ClientResponseError():
             return TokenRequestError(
-                Outcome.MALFORMED, "the reply is not HTTP", hint="check the scheme and port of token_endpoint"
+                Outcome.MALFORMED, "the reply is not HTTP", hint=f"check the scheme and port of {place}"
             )
         case _:
             return TokenRequestError(Outcome.MALFORMED, f"the token request failed: {type(error).__name__}")
 
 
-def _certificate(reason: Exception, registration: Registration) -> TokenRequestError:
+def _certificate(reason: Exception, registration: Registration, place: str) -> TokenRequestError:
     """Returns what is wrong with a certificate, in OpenSSL's words, and which name it was verified for."""
     words = getattr(reason, "verify_message", "") or type(reason).__name__
     code = getattr(reason, "verify_code", 0)
@@ -104,7 +104,7 @@ def _certificate(reason: Exception, registration: Registration) -> TokenRequestE
     verified = f"verified for the name {named}" if named is not None else "verified for the URL's host"
     return TokenRequestError(
         Outcome.TLS,
-        f"the token endpoint's certificate is not accepted: {words.rstrip('.')} ({verified})",
+        f"the certificate of {place} is not accepted: {words.rstrip('.')} ({verified})",
         hint=_CERTIFICATE_HINTS.get(
             code, "a private authority's certificate is named by tls.ca_file, another host name by tls.server_name"
         ),
@@ -112,7 +112,7 @@ def _certificate(reason: Exception, registration: Registration) -> TokenRequestE
     )
 
 
-def _handshake(reason: BaseException) -> TokenRequestError:
+def _handshake(reason: BaseException, place: str) -> TokenRequestError:
     """Returns why a handshake failed; OpenSSL's reason is a word like `WRONG_VERSION_NUMBER`."""
     word = getattr(reason, "reason", None)
     word = word if isinstance(word, str) else None
@@ -124,15 +124,15 @@ def _handshake(reason: BaseException) -> TokenRequestError:
     elif word is not None and ("PROTOCOL" in word or "VERSION" in word):
         hint = "the server speaks no TLS version that is admitted: see tls.min_version"
     said = f": {word.replace('_', ' ').lower()}" if word is not None else ": the server ended the handshake"
-    return TokenRequestError(Outcome.TLS, f"no TLS connection with the token endpoint{said}", hint=hint)
+    return TokenRequestError(Outcome.TLS, f"no TLS connection with {place}{said}", hint=hint)
 
 
-def _proxy_refusal(status: int) -> TokenRequestError:
+def _proxy_refusal(status: int, place: str) -> TokenRequestError:
     """Returns why a proxy opened no tunnel (RFC 9110 §9.3.6)."""
     if status == 407:
         reason, hint = "the proxy demands authentication", "put user and password into proxy_url"
     else:
-        reason, hint = "the proxy refuses to connect to the token endpoint", "allow its host and port at the proxy"
+        reason, hint = f"the proxy refuses to connect to {place}", "allow its host and port at the proxy"
     return TokenRequestError(
         Outcome.CONNECT,
         f"{reason} (HTTP {status} to CONNECT)",

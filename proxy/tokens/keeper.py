@@ -80,7 +80,7 @@ class Keeper:
         self._policy = strictest([credential.refresh for credential in credentials])
         self.pace = Pace(
             gentlest([credential.backoff for credential in credentials]),
-            secret=self._registration.client_secret,
+            secret=self._registration.proof,
             random=random,
         )
         self._request = request

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
 
+from proxy.loopback import is_loopback
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -46,12 +48,7 @@ class Origin:
     @property
     def is_loopback(self) -> bool:
         """Tells whether the upstream is surely this machine: a loopback address, or `localhost` (RFC 6761 §6.3)."""
-        address = self.address
-        if address is None:
-            name = self.host.removesuffix(".")
-            return name == "localhost" or name.endswith(".localhost")
-        mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-        return (mapped or address).is_loopback
+        return is_loopback(self.host)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority.decode('ascii')}"

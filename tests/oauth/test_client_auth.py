@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from urllib.parse import unquote_plus
+from urllib.parse import quote_plus, unquote_plus
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.oauth.client_auth import authenticate, basic, hidden_texts, refusal_hint
+from proxy.oauth.client_auth import Attempt, authenticate, basic, refusal_hint
 from proxy.oauth.registration import ClientAuthMethod
 from proxy.secret import Secret
-from tests.oauth.registrations import registration
+from tests.oauth.registrations import proof, registration
 
 FORM = [("grant_type", "client_credentials")]
 POST = ClientAuthMethod.CLIENT_SECRET_POST
+ATTEMPT = Attempt(token_endpoint="https://as.example/token", now_wall=1_800_000_000.0, jti="j-1")
 
 
 def decoded(value: str) -> str:
@@ -64,14 +65,14 @@ def test_any_id_and_secret(client_id, secret):
 
 def test_client_secret_basic():
     """The credentials stand in the header alone: one method per request."""
-    request = authenticate(registration(), Secret("x"), FORM)
+    request = authenticate(registration(), Secret("x"), FORM, ATTEMPT)
     assert request.form == FORM
     assert [name for name, _ in request.headers] == ["Authorization"]
 
 
 def test_client_secret_post():
     """The credentials stand in the form alone."""
-    request = authenticate(registration(method=POST), Secret("p w"), FORM)
+    request = authenticate(registration(method=POST), Secret("p w"), FORM, ATTEMPT)
     assert request.form == [*FORM, ("client_id", "legacy-app"), ("client_secret", "p w")]
     assert request.headers == []
 
@@ -79,13 +80,16 @@ def test_client_secret_post():
 @pytest.mark.parametrize("method", list(ClientAuthMethod))
 def test_what_a_request_shows(method):
     """Its repr holds no secret in any shape."""
-    client = registration(method=method, token_request_headers=(("X-Key", "k-123"),))
-    secret = Secret("p w+q")
-    request = authenticate(client, secret, FORM)
-    hidden = hidden_texts(client, secret)
+    secret = "p w+q, and as many octets more as HS256 needs"
+    client = registration(method=method, secret=secret, token_request_headers=(("X-Key", "k-123"),))
+    request = authenticate(client, proof(client), FORM, ATTEMPT)
 
-    assert {"p w+q", "p+w%2Bq", "k-123"} <= set(hidden)
-    assert not any(text in repr(request) + str(request) for text in hidden)
+    assert "k-123" in request.hidden
+    if method.by_secret:
+        assert {secret, quote_plus(secret)} <= set(request.hidden)
+    for name, value in request.form:
+        assert value in request.hidden or name not in {"client_secret", "client_assertion"}
+    assert not any(text in repr(request) + str(request) for text in request.hidden)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import ConfigurationError
-from proxy.oauth.registration import ClientAuthMethod, Registration, identity
+from proxy.oauth.registration import AssertionSettings, ClientAuthMethod, HttpProxy, Registration, identity
 from proxy.secret import FixedSecret, Secret, SecretFile
 from proxy.tls import TlsSettings
 from tests.oauth.registrations import SECRET, registration
 
+SOURCES = {"private_key", "client_assertion"}
 OTHER_INPUTS = {
     "token_endpoint": "https://as.example/token?tenant=1",
+    "issuer": "https://as.example",
+    "assertion": AssertionSettings(key_id="k-1"),
+    "proxy": HttpProxy(url="http://proxy.example:3128"),
+    "allow_plain_http": True,
     "client_id": "legacy-app-2",
     "client_secret": FixedSecret(Secret("another")),
     "method": ClientAuthMethod.CLIENT_SECRET_POST,
@@ -37,23 +42,66 @@ def test_registrations_alike_in_everything():
 @pytest.mark.parametrize("name", OTHER_INPUTS)
 def test_registrations_that_differ_in_one_input(name):
     """Each input alone makes another key."""
-    assert identity(registration()) != identity(replace(registration(), **{name: OTHER_INPUTS[name]}))
+    members = {name: OTHER_INPUTS[name]} | ({"token_endpoint": None} if name == "issuer" else {})
+    assert identity(registration()) != identity(replace(registration(), **members))
 
 
 def test_every_input_has_its_test():
     """Only the timeout is no input of the request."""
-    assert {member.name for member in fields(Registration)} - {"timeout_s"} == set(OTHER_INPUTS)
+    assert {member.name for member in fields(Registration)} - {"timeout_s"} - SOURCES == set(OTHER_INPUTS)
     assert identity(registration()) == identity(registration(timeout_s=1.0))
 
 
-def test_a_secret_from_a_file(tmp_path):
+BY_KEY = ClientAuthMethod.PRIVATE_KEY_JWT
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("client_secret", ClientAuthMethod.CLIENT_SECRET_BASIC),
+        ("private_key", BY_KEY),
+        ("client_assertion", BY_KEY),
+    ],
+)
+def test_a_proof_from_a_file(tmp_path, name, method):
     """Counts by its file, so that a rotation does not split those who share it."""
-    a, b = (registration(client_secret=SecretFile(tmp_path / name)) for name in "ab")
-    again = registration(client_secret=SecretFile(tmp_path / "a"))
+    a, b, again = (registration(method=method, **{name: SecretFile(tmp_path / file)}) for file in "aba")
 
     assert identity(a) == identity(again)
     assert identity(a) != identity(b)
-    assert identity(a) != identity(registration())
+    assert identity(a) != identity(registration(method=method))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"client_secret": None},
+        {"private_key": FixedSecret(Secret("k"))},
+        {"method": BY_KEY, "private_key": None},
+        {"method": BY_KEY, "client_secret": FixedSecret(Secret("s"))},
+        {"method": BY_KEY, "client_assertion": FixedSecret(Secret("a")), "private_key": FixedSecret(Secret("k"))},
+        {"method": ClientAuthMethod.TLS_CLIENT_AUTH, "tls": None},
+        {"method": ClientAuthMethod.TLS_CLIENT_AUTH, "client_secret": FixedSecret(Secret("s"))},
+        {"method": ClientAuthMethod.SELF_SIGNED_TLS_CLIENT_AUTH, "tls": TlsSettings(ca_file=Path("ca.pem"))},
+        {"method": BY_KEY, "assertion": AssertionSettings(lifetime_s=301)},
+        {"method": BY_KEY, "assertion": AssertionSettings(audience="issuer")},
+        {"issuer": "https://as.example"},
+    ],
+    ids=str,
+)
+def test_a_proof_that_does_not_go_with_the_method(members):
+    """One method, with what it needs and nothing beside it (RFC 6749 §2.3)."""
+    with pytest.raises(ConfigurationError):
+        registration(**members)
+
+
+@pytest.mark.parametrize(
+    "issuer", ["", "as.example", "https://as.example?x", "https://as.example#x", "https://u:p@as.example"]
+)
+def test_what_is_no_issuer(issuer):
+    """RFC 8414 §2: no query, no fragment."""
+    with pytest.raises(ConfigurationError):
+        registration(None, issuer=issuer)
 
 
 def test_what_a_registration_shows():

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from proxy.oauth.registration import ClientAuthMethod
 from proxy.oauth.response import Outcome
 from proxy.secret import SecretFile
 from proxy.tokens.access_token import TokenState
@@ -175,7 +176,7 @@ async def test_a_rotated_secret(server, tmp_path):
     """The next token request uses it; the token in use is kept."""
     file = tmp_path / "secret"
     file.write_text("first")
-    asks = {"client_secret": SecretFile(file), "method": "client_secret_post"}
+    asks = {"client_secret": SecretFile(file), "method": ClientAuthMethod.CLIENT_SECRET_POST}
     async with kept(server, settings(server, asks=asks)) as running:
         await running.source.obtain(WAIT_S)
         file.write_text("second")
