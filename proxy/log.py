@@ -39,6 +39,8 @@ logging.getLogger(_ROOT).addHandler(logging.NullHandler())
 
 _FLUSH_AT_EXIT_S = 2 * SECONDS
 _LIBRARY_LINES_PER_S = 10.0
+_REFUSAL_LINES_PER_S = 1.0  # of each kind: 30 MB a day, however fast somebody sends what is refused
+_REFUSAL_LINES_AT_ONCE = 20.0
 MAX_TARGET = 1 * KIB  # characters of a redacted request target
 _MAX_PARAMETERS = 32
 _MAX_PARAMETER_NAME = 64
@@ -53,6 +55,7 @@ class Log:
         self._loggers: list[tuple[logging.Logger, int, bool, list[logging.Handler]]] = []
         self._hooks = (sys.excepthook, threading.excepthook, sys.unraisablehook)
         self._lines = lines
+        self.refusals = RateLimited(_access, _REFUSAL_LINES_PER_S, burst=_REFUSAL_LINES_AT_ONCE)
         self._attach(logging.getLogger(_ROOT), _LineHandler(self), level=level)
         # The root catches what other libraries log, aiohttp and asyncio among them, at WARNING and above.
         self._attach(logging.getLogger(), _LibraryHandler(self), level=logging.WARNING, keep=True)
@@ -165,11 +168,21 @@ def dropped() -> int:
     return sum(log.dropped for log in _installed)
 
 
-def access_line(fields: Mapping[str, object]) -> None:
-    """Logs a finished request, at INFO on `proxy.access`. The mapping is read at once and not kept."""
+def access_line(fields: Mapping[str, object], refused_as: str | None = None) -> None:
+    """Logs a finished request, at INFO on `proxy.access`. The mapping is read at once and not kept.
+
+    `refused_as` is the kind of refusal, one of few, for a request that the gateway refused by itself: anybody can cause
+    any number of those at no cost, so their lines are bounded by kind, and the next one tells how many were left out.
+    """
     if not _access.isEnabledFor(logging.INFO):
         return
     if _installed and not _access.handlers:
+        if refused_as is not None:
+            left_out = _installed[-1].refusals.admit(refused_as)
+            if left_out is None:
+                return
+            if left_out:
+                fields = {**fields, "suppressed": left_out}
         # what the logger would do, without a record, a walk of the stack and of the loggers: half the cost of a line
         _installed[-1].write(logging.INFO, "proxy.access", "request", fields)
     else:

@@ -17,16 +17,22 @@ class RateLimited:
     Messages are constant texts, so that there are few; what varies goes into the fields.
     """
 
-    __slots__ = ("_allowance", "_logger", "_now", "_per_second", "_suppressed", "suppressed")
+    __slots__ = ("_allowance", "_burst", "_logger", "_now", "_per_second", "_suppressed", "suppressed")
 
     _MAX_MESSAGES = 64
 
     def __init__(
-        self, logger: logging.Logger, per_second: float = 1.0, *, now: Callable[[], float] | None = None
+        self,
+        logger: logging.Logger,
+        per_second: float = 1.0,
+        *,
+        burst: float = 1.0,
+        now: Callable[[], float] | None = None,
     ) -> None:
-        """Admits so many lines of one message a second, and as many (at least one) at once."""
+        """Admits so many lines of one message a second, and as many (at least `burst`) at once."""
         self._logger = logger
         self._per_second = per_second
+        self._burst = max(burst, per_second)
         self._now = now or SystemClock().now
         self._allowance: dict[str, tuple[float, float]] = {}  # message -> (lines left, seconds when that was so)
         self._suppressed: dict[str, int] = {}
@@ -57,9 +63,8 @@ class RateLimited:
         if key not in self._allowance and len(self._allowance) >= self._MAX_MESSAGES:
             key = ""  # one allowance for all beyond: a mistaken caller cannot make this grow
         now = self._now()
-        burst = max(1.0, self._per_second)
-        left, since = self._allowance.get(key, (burst, now))
-        left = min(burst, left + (now - since) * self._per_second)
+        left, since = self._allowance.get(key, (self._burst, now))
+        left = min(self._burst, left + (now - since) * self._per_second)
         if left < _ONE:
             self._allowance[key] = (left, now)
             self._suppressed[key] = self._suppressed.get(key, 0) + 1

@@ -662,6 +662,16 @@ def test_an_access_line(configured):
     assert (document["method"], document["status"]) == ("GET", 200)
 
 
+def test_access_lines_of_one_kind_of_refusal(configured):
+    """Twenty at once; of other kinds, and of requests that were served, none is left out."""
+    written = configured()
+    for number in range(100):
+        log.access_line({"number": number}, "no-route")
+        log.access_line({"number": number})
+    log.access_line({}, "bad-request")
+    assert written().count('"message":"request"') == 20 + 100 + 1
+
+
 def test_an_access_line_below_the_level(configured):
     """It is not written."""
     written = configured(level="warning")
@@ -744,6 +754,20 @@ def test_a_repeated_warning_of_less_than_one_a_second(caplog):
             now[0] = float(second)
             limited.warning("text")
     assert len(caplog.records) == 3
+
+
+def test_a_burst_of_warnings(caplog):
+    """The first ones come at once, then so many a second."""
+    now = [0.0]
+    limited = log.RateLimited(logging.getLogger("proxy.test"), 0.5, burst=5, now=lambda: now[0])
+    with caplog.at_level(logging.WARNING, "proxy.test"):
+        for _ in range(100):
+            limited.warning("text")
+        assert len(caplog.records) == 5
+        for _ in range(4):
+            now[0] += 1.0
+            limited.warning("text")
+    assert len(caplog.records) == 7
 
 
 def test_messages_that_are_all_different(caplog):

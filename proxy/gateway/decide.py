@@ -16,7 +16,7 @@ from proxy.gateway.problem import Reply, problem_reply
 from proxy.gateway.snapshot import RoutePlan, Snapshot
 from proxy.http1 import framing as framing_rules
 from proxy.http1 import target as target_rules
-from proxy.http1.fields import Field, list_members, values
+from proxy.http1.fields import Field, binds_connection, list_members, values
 from proxy.http1.framing import BodyKind, Framing
 from proxy.http1.target import Form, RequestTarget
 from proxy.http1.wire import METHODS, RequestHead, request_head
@@ -48,6 +48,7 @@ class Admitted:
     framing: Framing
     expects_continue: bool
     body_limit: int  # octets, 0 = unlimited
+    binds_connection: bool  # it may make the upstream take the connection for one client's: nobody else gets it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +168,7 @@ def _admit(head: RequestHead, facts: Facts, snapshot: Snapshot, now: float) -> A
         framing=framing,
         expects_continue=bool(expectations) and head.version == (1, 1) and framing.kind is not BodyKind.NONE,
         body_limit=plan.body_limit,
+        binds_connection=plan.route.client_authorization is ClientAuthorization.PASS and binds_connection(head.fields),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,13 +26,14 @@ from proxy.gateway.snapshot import RoutePlan, Snapshot
 from proxy.gateway.traffic import Traffic
 from proxy.http1.framing import Framing
 from proxy.http1.wire import ResponseHead
+from proxy.log import RateLimited
 from proxy.tasks import Tasks
 from proxy.tokens.access_token import AccessToken
 from proxy.tokens.source import Replacement
 from proxy.units import SECONDS
 from proxy.upstream.exchange import Exchange
 
-_log = logging.getLogger("proxy.gateway")
+_limited = RateLimited(logging.getLogger("proxy.gateway"), burst=20)
 _RETRY_PAUSE_S = 0.05 * SECONDS  # doubled for each further try to connect
 _MAX_EXPIRED = 2  # tokens that may run out while a request waits for its connection
 
@@ -83,7 +85,8 @@ class Handler:
             await self._fail(client, record, Refusal(Problem.DRAINING, retry_after_s=1.0))
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets a plain answer
             # the type and the place alone: the text may quote what a peer sent
-            _log.exception("internal error", extra={"fields": {"request_id": record.request_id.decode("ascii")}})
+            fields = {"request_id": record.request_id.decode("ascii")}
+            _limited.log(logging.ERROR, "internal error", fields, exc_info=sys.exc_info())
             internal = GatewayError(ErrorType.PROXY_INTERNAL_ERROR, Side.GATEWAY, type(error).__name__)
             await self._fail(client, record, internal)
         finally:
@@ -155,7 +158,8 @@ class Handler:
         tries = expired = 0
         fresh = False
         while True:
-            exchange = Exchange(plan.pool, on_informational=partial(_relay_interim, client, decision.token))
+            interim = partial(_relay_interim, client, decision.token)
+            exchange = Exchange(plan.pool, on_informational=interim, alone=admitted.binds_connection)
             try:
                 response, framing = await self._attempt(exchange, decision, body, client, record, fresh=fresh)
             except TokenExpiredOnTheWayError:

@@ -1,7 +1,8 @@
 """One request's record: timings, octets, outcome; the one place that counts and logs a request, once, on every path.
 
 An executor makes a record when a request's head is there, notes what happens, and calls ``finish``. Log lines hold the
-path and the names of query parameters, never a query's values, a field's value or a token.
+path and the names of query parameters, never a query's values, a field's value or a token. Every request is counted; of
+those refused here, so that nothing of them cost anybody anything, only so many are logged.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.clock import Clock
-from proxy.errors import ErrorType, GatewayError, Problem, Side
+from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
 from proxy.gateway import rescue
 from proxy.gateway.access import Peer
 from proxy.gateway.problem import Reply
@@ -35,6 +36,7 @@ class RequestRecord:
         "_clock",
         "_finished",
         "_metrics",
+        "_refused_as",
         "_settings",
         "_snapshot",
         "error",
@@ -70,6 +72,7 @@ class RequestRecord:
         self._clock = clock
         self._settings = settings
         self._metrics: RouteMetrics | None = None
+        self._refused_as: str | None = None
         self._finished = False
         self.method = method
         self.target = target
@@ -116,6 +119,8 @@ class RequestRecord:
         self.problem = reply.problem
         if reply.problem is not None:
             self._snapshot.metrics.count_refused(reply.problem)
+            if reply.error is None or isinstance(reply.error, Refusal):
+                self._refused_as = reply.problem.suffix
         if reply.error is not None:
             self.failed(reply.error)
 
@@ -149,7 +154,7 @@ class RequestRecord:
         metrics.request_body_bytes += self.request_octets
         metrics.response_body_bytes += self.response_octets
         if self._settings.access:
-            access_line(self._line(duration_s))
+            access_line(self._line(duration_s), self._refused_as)
 
     def _line(self, duration_s: float) -> dict[str, object]:
         line: dict[str, object] = {
@@ -194,7 +199,7 @@ class RefusalRecorder:
         self._new_request_id = new_request_id
 
     def reply(self, refusal: GatewayError, peer: Peer | None) -> Reply:
-        """Returns the reply; one line in the log, nothing of what the client sent."""
+        """Returns the reply; at most one line in the log, nothing of what the client sent."""
         request_id = self._new_request_id()
         reply = rescue.reply_to(refusal, request_id)
         if reply.problem is not None:
@@ -211,5 +216,5 @@ class RefusalRecorder:
             }
             if reply.problem is not None:
                 line["problem"] = reply.problem.suffix
-            access_line(line)
+            access_line(line, str(reply.status) if reply.problem is None else reply.problem.suffix)
         return reply

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
 from proxy.gateway.problem import PSEUDONYM
@@ -24,10 +25,13 @@ from proxy.tokens.access_token import AccessToken
 
 _REFRAMED = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"x-request-id"})
 _CLIENT_CLAIMS = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"})
+_HOP_FAMILY: tuple[bytes, ...] = (b"proxy-",)
+_UNTRUSTED_FAMILIES = (b"proxy-", b"x-forwarded-")  # -Prefix, -Port, -User: what some framework or other believes
 _ABSOLUTE = re.compile(rb"(https?)://([^/?#]*)([^?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _VIA_SELF = re.compile(
     rb"(?:^|,)[ \t]*(?:HTTP/)?1\.[01][ \t]+" + re.escape(PSEUDONYM) + rb"[ \t]*(?=,|$|\()", re.IGNORECASE
 )
+_TO_ENCODE = frozenset(b"+/=")  # all that a token may hold and a query may not (RFC 6750 §2.1, RFC 3986 §3.4)
 MAX_LOOPS = 3  # our own pseudonym that often in Via means that we forward to ourselves
 
 
@@ -80,8 +84,10 @@ def outbound_fields(head: RequestHead, rules: RequestRules, sender: Sender, fram
     """
     route = rules.route
     dropped = CONNECTION_SPECIFIC | rules.dropped | connection_options(head.fields)
+    families = _HOP_FAMILY
     if not sender.trusted:
         dropped |= _CLIENT_CLAIMS
+        families = _UNTRUSTED_FAMILIES
     out: list[Field] = [(b"Host", _host(route, sender))]
     via: list[bytes] = []
     claims: dict[bytes, list[bytes]] = {}
@@ -91,7 +97,7 @@ def outbound_fields(head: RequestHead, rules: RequestRules, sender: Sender, fram
             continue
         if lower == b"via":
             via.append(value)
-        elif lower in dropped:
+        elif lower in dropped or lower.startswith(families):
             continue
         elif lower in _CLIENT_CLAIMS and route.forwarding.x_forwarded:
             claims.setdefault(lower, []).append(value)
@@ -114,7 +120,9 @@ def outbound_fields(head: RequestHead, rules: RequestRules, sender: Sender, fram
 def _underscore_dropped(lower: bytes, rules: RequestRules) -> bool:
     """Applies the route's policy to a name with `_`; Raises Refusal for one that could pass as a field of ours."""
     policy = rules.route.underscore_fields
-    if policy is UnderscoreFields.REFUSE or (policy is UnderscoreFields.TWINS and twin(lower) in rules.guarded):
+    other = twin(lower)
+    forged = other in rules.guarded or other.startswith(_UNTRUSTED_FAMILIES)
+    if policy is UnderscoreFields.REFUSE or (policy is UnderscoreFields.TWINS and forged):
         raise Refusal(Problem.BAD_REQUEST, "a field name with an underscore")
     return policy is UnderscoreFields.DROP
 
@@ -173,12 +181,26 @@ def inbound_fields(head: ResponseHead, route: Route, *, method: bytes) -> list[F
 
 
 def refuse_reflection(head: ResponseHead, token: AccessToken | None) -> None:
-    """Raises GatewayError(HTTP_PROTOCOL_ERROR, UPSTREAM) if a response's head shows the access token to the client."""
+    """Raises GatewayError(HTTP_PROTOCOL_ERROR, UPSTREAM) if a response's head shows the access token to the client.
+
+    As it is, or percent-encoded, as a redirect's Location would carry it. This is for servers that echo what they got; one
+    that means to tell the token has it, and a body to tell it in.
+    """
     if token is None:
         return
     text = token.field_value.partition(b" ")[2]
-    if text and (text in head.reason or any(text in value or text in name for name, value in head.fields)):
-        raise GatewayError(ErrorType.HTTP_PROTOCOL_ERROR, Side.UPSTREAM, "a response head shows the access token")
+    if not text:
+        return
+    shapes = (text,) if _TO_ENCODE.isdisjoint(text) else (text, *_percent_encoded(text))
+    for shape in shapes:
+        if shape in head.reason or any(shape in value or shape in name for name, value in head.fields):
+            raise GatewayError(ErrorType.HTTP_PROTOCOL_ERROR, Side.UPSTREAM, "a response head shows the access token")
+
+
+def _percent_encoded(text: bytes) -> tuple[bytes, bytes]:
+    """Returns a token's text as it may stand in a URL, with the digits of either case."""
+    upper = quote(text, safe="").encode("ascii")
+    return upper, upper.replace(b"%2B", b"%2b").replace(b"%2F", b"%2f").replace(b"%3D", b"%3d")
 
 
 def mapped_location(value: bytes, route: Route) -> bytes:

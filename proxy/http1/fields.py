@@ -32,6 +32,8 @@ CONNECTION_SPECIFIC = frozenset(
     }
 )
 
+CONNECTION_BOUND = frozenset({b"ntlm", b"negotiate"})  # schemes that authenticate a connection, not a request
+
 _TOKEN_ONLY = re.compile(TOKEN + rb"++")
 _VALUE_ONLY = re.compile(VALUE + rb"*+")
 
@@ -87,6 +89,15 @@ def end_to_end(fields: Fields | list[Field]) -> list[Field]:
 def twin(name: bytes) -> bytes:
     """Returns the name that an upstream sees which reads `_` as `-` (CGI, WSGI)."""
     return name.replace(b"_", b"-")
+
+
+def binds_connection(fields: Fields | list[Field]) -> bool:
+    """Tells whether a request's credentials may be taken for those of its whole connection: NTLM, Negotiate.
+
+    Source: MS-NLMP, RFC 4559 §6.
+    """
+    lines = values(fields, b"authorization")
+    return any(value.replace(b"\t", b" ").partition(b" ")[0].lower() in CONNECTION_BOUND for value in lines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from proxy.gateway.settings import Settings
 from proxy.process.assemble import Gateway
 
 _log = logging.getLogger("proxy.process")
+_limited = log.RateLimited(_log)  # what peers can cause as often as they like: handshakes that fail, and the like
 _T = TypeVar("_T")
 _OTHER_DESCRIPTORS = 64  # listeners, admin connections, token requests, files
 
@@ -107,4 +108,4 @@ async def _serve(settings: Settings, source: str) -> int:
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:  # noqa: ARG001
     """Logs what the event loop could not deliver by its type alone: its text may quote a peer or a secret."""
     error = context.get("exception")
-    _log.error("event loop error", extra={"fields": {"type": type(error).__name__ if error else "unknown"}})
+    _limited.log(logging.ERROR, "event loop error", {"type": type(error).__name__ if error else "unknown"})

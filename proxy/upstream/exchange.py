@@ -27,15 +27,26 @@ class Exchange:
     """A request and its response, once. One task may send while another one reads."""
 
     __slots__ = (
-        "_connection", "_ended", "_error", "_head", "_interim", "_loop", "_on_informational", "_pool", "_queue",
+        "_alone", "_connection", "_ended", "_error", "_head", "_interim", "_loop", "_on_informational", "_pool", "_queue",
         "_queued", "_reader", "_unwritable", "_writer",
     )  # fmt: skip
 
     def __init__(
-        self, pool: Pool, *, on_informational: Callable[[ResponseHead], Awaitable[None]] | None = None
+        self,
+        pool: Pool,
+        *,
+        on_informational: Callable[[ResponseHead], Awaitable[None]] | None = None,
+        alone: bool = False,
     ) -> None:
-        """`on_informational` is awaited by `response`, for each interim response in order; None drops them."""
+        """Prepares an exchange.
+
+        Args:
+            pool: where its connection comes from, and goes back to.
+            on_informational: awaited by `response`, for each interim response in order; None drops them.
+            alone: no other exchange may follow on its connection.
+        """
         self._pool = pool
+        self._alone = alone
         self._on_informational = on_informational
         self._loop = asyncio.get_running_loop()
         self._connection: UpstreamConnection | None = None  # None before `open` and after the exchange's end
@@ -165,7 +176,10 @@ class Exchange:
         self._ended = True
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._pool.release(connection)
+            if self._alone:
+                connection.close()
+            else:
+                self._pool.release(connection)
         _wake(self._reader)
         _wake(self._writer)
 

@@ -5,11 +5,10 @@ Source: RFC 9112 §9.3 (persistence); MS-NLMP and RFC 4559 §6 for schemes that 
 
 from __future__ import annotations
 
-from proxy.http1.fields import Fields, challenges, list_members
+from proxy.http1.fields import CONNECTION_BOUND, Fields, challenges, list_members
 from proxy.http1.wire import ResponseHead
 
 _HTTP_11 = (1, 1)
-_CONNECTION_BOUND = frozenset({b"ntlm", b"negotiate"})
 
 
 def leaves_open(head: ResponseHead) -> bool:
@@ -30,4 +29,4 @@ def leaves_open(head: ResponseHead) -> bool:
 
 
 def _binds(fields: Fields) -> bool:
-    return any(challenge.scheme in _CONNECTION_BOUND for challenge in challenges(fields))
+    return any(challenge.scheme in CONNECTION_BOUND for challenge in challenges(fields))

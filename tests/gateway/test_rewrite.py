@@ -57,6 +57,7 @@ def test_fields_pass_in_order_and_byte_for_byte():
         (b"Proxy-Authenticate", b"x"), (b"Expect", b"100-continue"), (b"Content-Length", b"3"), (b"authorization", b"x"),
         (b"X-Forwarded-For", b"evil"), (b"x-forwarded-HOST", b"evil"), (b"X-Forwarded-Proto", b"https"),
         (b"Forwarded", b"for=evil"), (b"X-Real-IP", b"evil"), (b"X-Request-Id", b"theirs"),
+        (b"X-Forwarded-Prefix", b"/evil"), (b"x-forwarded-user", b"evil"), (b"Proxy-Status", b"x"),
     ],
 )  # fmt: skip
 def test_what_ends_at_this_hop_does_not_pass(field: Field):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from proxy.http1.fields import (
     CONNECTION_SPECIFIC,
     Challenge,
+    binds_connection,
     challenges,
     connection_options,
     end_to_end,
@@ -139,6 +140,16 @@ def test_challenges_in_several_lines():
         (b"basic", {b"realm": b"a"}),
         (b"bearer", {b"error": b"y"}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(b"NTLM TlRM", True), (b"negotiate\tYII", True), (b"Negotiate", True), (b"Basic NTLM", False), (b"", False)],
+)
+def test_credentials_of_a_connection(value: bytes, expected: bool):
+    """By their scheme, in any case."""
+    assert expected is binds_connection([(b"AUTHORIZATION", value)])
+    assert not binds_connection([(b"X-Authorization", value)])
 
 
 def test_other_fields_hold_no_challenges():
