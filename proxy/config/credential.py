@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, ValidationInfo, field_validator
 
-from proxy.config.headers import HeaderName, HeaderText, duplicates
+from proxy.config.headers import HeaderName, duplicates
 from proxy.config.network import ResourceUri, TokenUrl, Url
 from proxy.config.scalars import Boolean, FilePath, SecretText, Text, Written, duration, number, text, words
-from proxy.config.section import Section, TlsSection, either, faults_at, key, section
+from proxy.config.section import HeaderValue, Section, TlsSection, either, faults_at, key, section
 from proxy.oauth.registration import RESERVED_HEADERS, RESERVED_PARAMETERS, ClientAuthMethod, is_scope
 
 
@@ -139,8 +139,10 @@ class CredentialSection(Section):
     endpoint_params: dict[Text, Annotated[str, _TEXT]] = key(
         {}, description="Further parameters of the token request.", examples=[{"tenant": "t1"}]
     )
-    token_request_headers: dict[HeaderName, HeaderText] = key(
-        {}, description="Further headers of the token request.", examples=[{"X-Tenant": "t1"}]
+    token_request_headers: dict[HeaderName, HeaderValue] = key(
+        {},
+        description="Further headers of the token request; a value is a text, or {value_file: ...}.",
+        examples=[{"X-Tenant": "t1", "X-Subscription-Key": {"value_file": "/run/secrets/key"}}],
     )
     timeout: Annotated[float, duration("100ms", "10m")] = key(
         "10s", description="For one call of the token endpoint, to the last byte."
@@ -205,7 +207,7 @@ class CredentialSection(Section):
 
     @field_validator("token_request_headers")
     @classmethod
-    def _not_ours(cls, value: dict[str, str]) -> dict[str, str]:
+    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
         faults_at(
             (((name,), "is set by the gateway") for name in value if name.lower() in RESERVED_HEADERS), of_keys=True
         )

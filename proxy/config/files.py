@@ -15,6 +15,7 @@ from proxy.units import MIB
 
 _CLIENT_SECRETS: tuple[KeyPath, ...] = (("credentials", "*", "client_secret_file"),)
 _HEADER_VALUES: tuple[KeyPath, ...] = (
+    ("credentials", "*", "token_request_headers", "*", "value_file"),
     ("access", "require_header", "value_file"),
     ("routes", "*", "access", "require_header", "value_file"),
     ("routes", "*", "set_request_headers", "*", "value_file"),

@@ -96,7 +96,7 @@ def _credential(name: str, given: CredentialSection) -> CredentialSettings:
         audience=given.audience,
         resource=given.resource,
         endpoint_params=tuple(given.endpoint_params.items()),
-        token_request_headers=tuple(given.token_request_headers.items()),
+        token_request_headers=tuple((name, value.source()) for name, value in given.token_request_headers.items()),
         timeout_s=given.timeout,
         tls=None if given.tls is None else _tls(given.tls),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.clock import Clock
 from proxy.errors import ConfigurationError
@@ -19,7 +19,7 @@ from proxy.oauth.client_auth import Attempt, AuthenticatedRequest, authenticate
 from proxy.oauth.discovery import Discovery
 from proxy.oauth.failure import explained
 from proxy.oauth.grant import FORM_CONTENT_TYPE, client_credentials_form, form_encoded
-from proxy.oauth.registration import Registration
+from proxy.oauth.registration import Registration, extra_headers
 from proxy.oauth.response import Outcome, Stage, TokenGrant, TokenRequestError, parse
 from proxy.oauth.transport import Received, Sent, Transport
 from proxy.secret import Secret
@@ -92,8 +92,7 @@ class TokenEndpointClient:
             method="POST",
             url=endpoint,
             headers=[
-                *registration.token_request_headers,  # none of the names below: a registration refuses them
-                *request.headers,
+                *request.headers,  # none of the names below: a registration refuses them
                 ("Accept", "application/json"),
                 ("Accept-Encoding", "identity"),
                 ("Content-Type", FORM_CONTENT_TYPE),
@@ -115,7 +114,9 @@ def _proof(registration: Registration) -> Secret:
 
 def _authenticated(registration: Registration, proof: Secret, attempt: Attempt) -> AuthenticatedRequest:
     try:
-        return authenticate(registration, proof, client_credentials_form(registration), attempt)
+        extra = extra_headers(registration)
+        request = authenticate(registration, proof, client_credentials_form(registration), attempt)
+        return replace(request, headers=[*extra, *request.headers])
     except ConfigurationError as error:
         reason = str(error)
     raise _nothing_sent(reason)

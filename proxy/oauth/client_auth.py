@@ -103,7 +103,7 @@ def basic(registration: Registration, secret: Secret) -> str:
 
 def hidden_texts(registration: Registration, proof: Secret | None) -> list[str]:
     """Returns every shape in which a secret that both sides know may be quoted, and the values of extra headers."""
-    texts = [value for _, value in registration.token_request_headers]
+    texts = [source.read().reveal() for _, source in registration.token_request_headers]
     if registration.proxy is not None and registration.proxy.authorization is not None:
         texts.append(registration.proxy.authorization.reveal().removeprefix("Basic "))
     if proof is None or not registration.method.by_secret:

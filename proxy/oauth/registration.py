@@ -121,7 +121,7 @@ class Registration:
     audience: str | None = None
     resource: tuple[str, ...] = ()
     endpoint_params: tuple[tuple[str, str], ...] = ()
-    token_request_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    token_request_headers: tuple[tuple[str, SecretSource], ...] = field(default=(), repr=False)
     timeout_s: float = 10 * SECONDS  # one call of the token endpoint, from connecting to the last byte
     tls: TlsSettings | None = None
     proxy: HttpProxy | None = None
@@ -169,7 +169,8 @@ class Registration:
         for name in names:
             if not name or name in taken or names.count(name) > 1:
                 raise ConfigurationError(f"endpoint_params: {name!r} would be sent twice, or has no name")
-        for name, value in self.token_request_headers:
+        for name, source in self.token_request_headers:
+            value = source.value.reveal() if isinstance(source, FixedSecret) else ""  # a file is read when it is needed
             if not is_extra_header(name, value):
                 raise ConfigurationError(f"token_request_headers: {name!r} is set by the gateway or not a valid field")
 
@@ -207,7 +208,7 @@ _SOURCES = frozenset({"client_secret", "private_key", "client_assertion"})
 
 
 def identity(registration: Registration) -> TokenKey:
-    """Returns the key of a registration: every input of its token request, the secret by its source.
+    """Returns the key of a registration: every input of its token request, secrets by their source.
 
     Built from the fields themselves, so that an input added later cannot be forgotten.
     """
@@ -215,7 +216,11 @@ def identity(registration: Registration) -> TokenKey:
     for member in fields(registration):
         if member.name not in _NOT_SENT:
             value = getattr(registration, member.name)
-            inputs.append((member.name, _source_identity(value) if member.name in _SOURCES else value))
+            if member.name in _SOURCES:
+                value = _source_identity(value)
+            elif member.name == "token_request_headers":
+                value = tuple((name, _source_identity(source)) for name, source in value)
+            inputs.append((member.name, value))
     return TokenKey(tuple(inputs))
 
 
@@ -243,6 +248,18 @@ def endpoint_fault(url: str) -> str | None:
     if "#" in url or parts.username is not None:
         return "must have no fragment and no user info"
     return None
+
+
+def extra_headers(registration: Registration) -> list[tuple[str, str]]:
+    """Returns the further headers of a token request, with the values now in force.
+
+    Raises ConfigurationError for a file that cannot be read, or that does not hold a header's value.
+    """
+    headers = [(name, source.read().reveal()) for name, source in registration.token_request_headers]
+    for name, value in headers:
+        if not is_extra_header(name, value):
+            raise ConfigurationError(f"token_request_headers: the file for {name!r} does not hold a header's value")
+    return headers
 
 
 def is_scope(text: str) -> bool:

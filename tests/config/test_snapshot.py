@@ -79,7 +79,7 @@ credentials:
     audience: aud
     resource: [https://b.example, https://a.example]
     endpoint_params: {tenant: 0x1F, b: true}
-    token_request_headers: {X-Tenant: t1}
+    token_request_headers: {X-Tenant: t1, X-Key: {value_file: key}}
     timeout: 500ms
     tls: {ca_file: ca.pem, cert_file: /c.pem, key_file: /k.pem, server_name: as.internal, min_version: 1.3}
     refresh: {at_ratio: 0.5, jitter: 0.2, before_expiry: 2m}
@@ -159,7 +159,7 @@ def test_every_key():
                 audience="aud",
                 resource=("https://b.example", "https://a.example"),
                 endpoint_params=(("tenant", "0x1F"), ("b", "true")),
-                token_request_headers=(("X-Tenant", "t1"),),
+                token_request_headers=(("X-Tenant", FixedSecret(Secret("t1"))), ("X-Key", SecretFile(Path("key")))),
                 timeout_s=0.5,
                 tls=TlsSettings(
                     ca_file=Path("ca.pem"), cert_file=Path("/c.pem"), key_file=Path("/k.pem"),

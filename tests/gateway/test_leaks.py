@@ -39,10 +39,17 @@ SECRET = Canary("client secret", 'q7VtX2mK9rWz+%:&"é ü5NbY8cLd3FhJ')
 TOKEN = Canary("access token", "Zk4Qw8.eR6tY-uI2oP~aS9dF_gH1jK+lX3cV/bN7mM==")
 RENEWED = Canary("renewed token", "Gt5Hy6.jU7kI-lO8pQ~wE9rT_yU0iO+pA1sD/fG2hJ==")
 TEAM = Canary("value of set_request_headers", "Wq2Er4.tY6uI8-oP0aS3dF5g")
-CANARIES = (SECRET, TOKEN, RENEWED, TEAM)
+KEY = Canary("value of token_request_headers", "Hn6Tz1.bV4cX9-kJ7gF2wQ8e")
+CANARIES = (SECRET, TOKEN, RENEWED, TEAM, KEY)
 CLIENT_ID = "legacy-app"
 BASIC = b64encode(f"{quote_plus(CLIENT_ID)}:{quote_plus(SECRET.text)}".encode()).decode()
 BEARER = TOKEN.text.encode()
+
+
+def jwt(claims: dict[str, str]) -> str:
+    """Returns a client assertion as it is sent (RFC 7523), with a signature of no worth."""
+    parts = json.dumps({"alg": "HS256", "typ": "JWT"}).encode(), json.dumps(claims).encode(), b"signature"
+    return ".".join(urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
 
 
 # ---- the search itself
@@ -65,6 +72,8 @@ PLANTED = {
     "in Basic credentials": f"Authorization: Basic {BASIC}",
     "in Basic credentials, not form-encoded": b64encode(f"id:{SECRET.text}".encode()).decode(),
     "in Base64 for URLs, without padding": urlsafe_b64encode(f"??>{SECRET.text}".encode()).decode().rstrip("="),
+    "in a JWT assertion": "client_assertion="
+    + jwt({"iss": CLIENT_ID, "aud": "https://as.example", "jti": SECRET.text}),
     "in Base64 behind other text": "x" + b64encode(f"\xff~?{SECRET.text}".encode()).decode(),
 }
 
@@ -96,6 +105,7 @@ BAD_REPLIES = {
     "quoted": error_reply("invalid_client", 401, error_description=json.dumps({"secret": SECRET.text})),
     "in_part": error_reply("invalid_client", 401, error_description=f"wrong secret {SECRET.text[:12]}..."),
     "basic": error_reply("invalid_client", 401, error_description=f"Basic {BASIC} is not known"),
+    "header": error_reply("invalid_client", 401, error_description=f"X-Key {KEY.text} is not known"),
     "unpadded": error_reply("invalid_client", 401, error_description=f"{BASIC.rstrip('=')} is not known"),
     "long": error_reply("invalid_client", 401, error_description="x" * 190 + SECRET.text),
     "code": error_reply(SECRET.text, 400, error_uri=f"https://as.example/?{quote_plus(SECRET.text)}"),
@@ -187,8 +197,9 @@ def configuration(endpoints: dict[str, str], upstream: int, log_format: str) -> 
     for name, endpoint in endpoints.items():
         lines.append(f"  {name}: {{token_endpoint: '{endpoint}', client_id: {CLIENT_ID}, client_secret_file: secret,")
         lines.append(
-            f"    required: false, token_endpoint_auth_method: {'client_secret_post' if name == 'form' else 'client_secret_basic'}}}"
+            f"    token_endpoint_auth_method: {'client_secret_post' if name == 'form' else 'client_secret_basic'},"
         )
+        lines.append("    required: false, token_request_headers: {X-Key: {value_file: key}}}")
     lines.append("routes:")
     for name in endpoints:
         prefix = "/api" if name == "good" else f"/as/{name}"
@@ -217,6 +228,7 @@ async def setting(folder: Path, log_format: str, *, later: Canary = TOKEN) -> As
         endpoints = {name: server.url for name, server in servers.items()}
         (folder / "proxy.yaml").write_text(configuration(endpoints, upstream.port, log_format), encoding="utf-8")
         (folder / "secret").write_text(SECRET.text + "\n", encoding="utf-8")
+        (folder / "key").write_text(KEY.text + "\n", encoding="utf-8")
         yield upstream
 
 

@@ -26,8 +26,15 @@ def private_key() -> str:
 def registration(
     token_endpoint: str | None = "https://as.example/token", /, *, secret: str = SECRET, **members: Any
 ) -> Registration:
-    """Returns a registration of `legacy-app` at this token endpoint, with what its method needs to prove itself."""
+    """Returns a registration of `legacy-app` at this token endpoint, with what its method needs to prove itself.
+
+    Values of headers may be given as text.
+    """
     given: dict[str, Any] = {"client_id": "legacy-app"}
+    headers = members.pop("token_request_headers", ())
+    given["token_request_headers"] = tuple(
+        (name, FixedSecret(Secret(value)) if isinstance(value, str) else value) for name, value in headers
+    )
     method = ClientAuthMethod(members.get("method", ClientAuthMethod.CLIENT_SECRET_BASIC))
     if method.by_secret:
         given["client_secret"] = FixedSecret(Secret(secret))

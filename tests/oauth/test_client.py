@@ -245,6 +245,26 @@ async def test_a_secret_file_that_is_missing(server, client, tmp_path):
     assert server.requests == []
 
 
+async def test_a_header_from_a_file_that_was_rotated(server, client, tmp_path):
+    """As with a secret; what no header can hold is told, and nothing is sent."""
+    file = tmp_path / "key"
+    with pytest.raises(TokenRequestError, match="No such file"):
+        await client.request(registration(server.url, token_request_headers=(("X-Key", SecretFile(file)),)))
+
+    file.write_text("first\n")
+    asked = registration(server.url, token_request_headers=(("X-Key", SecretFile(file)), ("X-Tenant", "t1")))
+    await client.request(asked)
+    file.write_text("the second\n")
+    await client.request(asked)
+    file.write_text("a third\nwith a line break\n")
+    error = await failure(client, asked)
+
+    assert [["first"], ["the second"]] == [request.values("x-key") for request in server.requests]
+    assert [["t1"], ["t1"]] == [request.values("x-tenant") for request in server.requests]
+    assert "X-Key" in error.detail
+    assert "third" not in error.explained() + repr(error)
+
+
 @pytest.mark.parametrize(("secret", "hint"), [("p+w d", "basic_form_encoding"), ("plain", "client_secret_post")])
 async def test_invalid_client(server, client, secret, hint):
     """The error says what to look at; a description that quotes the secret is withheld."""

@@ -28,7 +28,7 @@ OTHER_INPUTS = {
     "audience": "https://api.example",
     "resource": ("https://api.example",),
     "endpoint_params": (("tenant", "t1"),),
-    "token_request_headers": (("X-Tenant", "t1"),),
+    "token_request_headers": (("X-Tenant", FixedSecret(Secret("t1"))),),
     "tls": TlsSettings(ca_file=Path("ca.pem")),
 }
 
@@ -102,6 +102,16 @@ def test_what_is_no_issuer(issuer):
     """RFC 8414 §2: no query, no fragment."""
     with pytest.raises(ConfigurationError):
         registration(None, issuer=issuer)
+
+
+def test_a_header_from_a_file(tmp_path):
+    """As a secret from one: by its file."""
+    a, b = (registration(token_request_headers=(("X-Key", SecretFile(tmp_path / name)),)) for name in "ab")
+    again = registration(token_request_headers=(("X-Key", SecretFile(tmp_path / "a")),))
+
+    assert identity(a) == identity(again)
+    assert identity(a) != identity(b)
+    assert identity(a) != identity(registration(token_request_headers=(("X-Key", "x"),)))
 
 
 def test_what_a_registration_shows():
