@@ -12,7 +12,7 @@ from pathlib import Path
 from proxy.units import KIB
 from tests.benchmarks.processes import Process, free_port
 from tests.benchmarks.setup import GO_PROXY, HOME, LUA_MODULE, envoy
-from tests.benchmarks.workloads import SIZES
+from tests.benchmarks.workloads import LARGE_BODY, SIZES
 
 TOP = Path(__file__).resolve().parents[2]
 SERVERS = Path(__file__).with_name("servers")
@@ -80,6 +80,8 @@ class Stage:
             file = self.run / "www" / path[1:]
             if not file.exists():
                 file.write_bytes(os.urandom(octets))
+        with (self.run / "www/api/large").open("ab") as large:
+            large.truncate(LARGE_BODY)  # a hole: it takes no room
         self.upstream_port, self.token_port = free_port(), free_port()
         environment = {"TOKEN": TOKEN, "CLIENT_ID": CLIENT_ID, "CLIENT_SECRET": CLIENT_SECRET}
         for name, argv, port, status in (

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from dataclasses import dataclass
 
 from tests.benchmarks.contenders import SERVERS, Running, Stage
 from tests.benchmarks.processes import CpuTime, cores_time, own_children_time
 from tests.benchmarks.setup import OPEN_LOOP
 from tests.benchmarks.workloads import Workload
+
+QUIET = 0.15  # cores used by others, up to which a figure is taken as it is
+_LOOK_S = 0.2
 
 
 class LoadError(Exception):
@@ -66,6 +70,17 @@ def measured(running: Running, workload: Workload, stage: Stage, seconds: int) -
         load_core=(load_after.busy_s - load_before.busy_s) / elapsed_s,
         others=max(0.0, (busy_s - cpu.total_s - ours.total_s) / elapsed_s),
     )
+
+
+def settle(stage: Stage, limit_s: float) -> None:
+    """Waits until both cores are quiet, or the time is over: the one before has closed its connections, for instance."""
+    cores = {stage.proxy_core, stage.load_core}
+    deadline = time.perf_counter() + limit_s
+    while time.perf_counter() < deadline:
+        before = cores_time(cores).busy_s
+        time.sleep(_LOOK_S)
+        if (cores_time(cores).busy_s - before) / _LOOK_S < QUIET:
+            return
 
 
 def _around(stage: Stage) -> CpuTime:

@@ -38,7 +38,7 @@ def profile(running: Running, workload: Workload, stage: Stage, seconds: int) ->
     """Loads a Python contender under py-spy; returns the functions that took most, themselves and with what they call."""
     cpu_us = measured(running, workload, stage, seconds).cpu_us  # without py-spy, which slows what it looks at
     file = stage.run / f"{running.name}.profile"
-    py_spy = [str(VENV / "bin/py-spy"), "record", "--native", "--nonblocking", "-f", "raw", "-r", str(_RATE)]
+    py_spy = [str(VENV / "bin/py-spy"), "record", "--native", "-f", "raw", "-r", str(_RATE)]
     command = ["taskset", "-c", str(stage.load_core), *py_spy, "-d", str(seconds), "-o", str(file)]
     recorder = subprocess.Popen(
         [*command, "-p", str(running.process.pid)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -63,7 +63,10 @@ def _shown(file: Path, workload: Workload, cpu_us: float) -> str:
             inclusive[frame] += int(count)
     total = sum(own.values())
     lines = [f"{workload.name}: {cpu_us:.1f} us of CPU per request, {total} samples"]
-    for title, counter in (("in itself", own), ("with all it calls", inclusive)):
+    places: Counter[str] = Counter()
+    for name, samples in own.items():
+        places[name.partition("(")[2].rstrip(")") or name.partition(":")[0]] += samples
+    for title, counter in (("by file", places), ("in itself", own), ("with all it calls", inclusive)):
         lines.append(f"\n{'us/req':>8}{'share':>8}  {title}")
         for name, samples in counter.most_common(_SHOWN):
             if (spent_us := samples / total * cpu_us) >= _SMALLEST_US:

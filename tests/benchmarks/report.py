@@ -11,12 +11,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks.load import Sample
+from tests.benchmarks.load import QUIET, Sample
 from tests.benchmarks.standing import Standing
 from tests.benchmarks.workloads import WORKLOADS
 
 SUBJECT = "gateway"
-NOISY = 0.12  # cores used by others from which on a figure is marked
 
 
 @dataclass(slots=True)
@@ -71,7 +70,7 @@ def _spread(samples: list[Sample]) -> str:
 
 def _noise(samples: list[Sample]) -> str:
     others = median(sample.others for sample in samples)
-    return f"{others * 100:.0f}%" + ("!" if others > NOISY else "")
+    return f"{others * 100:.0f}%" + ("!" if others > QUIET else "")
 
 
 _COLUMNS = (
@@ -132,7 +131,7 @@ def _has(name: str) -> Callable[[Standing], bool]:
 
 
 def _divided(own: float | None, theirs: float | None) -> float | None:
-    return None if own is None or theirs is None or theirs < 0.05 else own / theirs
+    return None if own is None or theirs is None or theirs < 0.001 else own / theirs
 
 
 def _number(figure: float | None) -> str:

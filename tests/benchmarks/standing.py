@@ -8,12 +8,12 @@ import socket
 import time
 from dataclasses import dataclass
 
-from proxy.units import GIB, KIB, MIB
+from proxy.units import KIB
 from tests.benchmarks.contenders import Running
-from tests.benchmarks.workloads import SIZES
+from tests.benchmarks.load import LoadError
+from tests.benchmarks.workloads import LARGE_BODY, SIZES
 
 IDLE_CONNECTIONS = 1000
-LARGE_BODY = 10 * GIB
 _PIECE = 256 * KIB
 _SETTLE_S = 0.3
 
@@ -72,7 +72,7 @@ def idle_connections_mib(running: Running) -> float:
 
 
 def download_mib(running: Running) -> float:
-    """Returns how far the memory rose at most while a response of 10 GiB passed."""
+    """Returns how far the memory rose at most while a response of 10 GiB passed. Raises LoadError."""
     before = _settled(running)
     with socket.create_connection(("127.0.0.1", running.port), timeout=30) as connection:
         connection.sendall(b"GET /api/large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -81,12 +81,12 @@ def download_mib(running: Running) -> float:
         while octets := connection.recv_into(piece):
             received += octets
     if received < LARGE_BODY:
-        raise RuntimeError(f"{running.name}: {received} octets of a large response")
+        raise LoadError(f"{running.name}: {received} octets of a large response")
     return running.process.peak_memory_mib() - before
 
 
 def upload_mib(running: Running) -> float:
-    """Returns how far the memory rose at most while a request of 10 GiB passed."""
+    """Returns how far the memory rose at most while a request of 10 GiB passed. Raises LoadError."""
     before = _settled(running)
     with socket.create_connection(("127.0.0.1", running.port), timeout=30) as connection:
         head = (
@@ -100,7 +100,7 @@ def upload_mib(running: Running) -> float:
         while data := connection.recv(64 * KIB):
             answer += data
     if str(LARGE_BODY).encode() not in answer:
-        raise RuntimeError(f"{running.name}: a large request was not counted whole: {answer[:200]!r}")
+        raise LoadError(f"{running.name}: a large request was not counted whole: {answer[:200]!r}")
     return running.process.peak_memory_mib() - before
 
 
@@ -108,7 +108,3 @@ def _settled(running: Running) -> float:
     time.sleep(_SETTLE_S)
     running.process.forget_peak()
     return running.process.memory_mib()
-
-
-assert LARGE_BODY % _PIECE == 0
-assert LARGE_BODY > MIB

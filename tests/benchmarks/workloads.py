@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy.units import KIB, MIB
+from proxy.units import GIB, KIB, MIB
 
 SIZES = {"/api/1k": 1 * KIB, "/api/64k": 64 * KIB, "/api/10m": 10 * MIB}
 """The upstream's files and their octets."""
+LARGE_BODY = 10 * GIB
+"""What /api/large is, and what is sent to /api/count, to see whether memory grows with a body."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
