@@ -14,7 +14,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from proxy.errors import Problem
 from proxy.gateway.settings import AccessRules, BrowserRequests, Network
-from proxy.http1.fields import Fields, list_members, values
+from proxy.http1.fields import Known, list_members, values
+from proxy.http1.wire import RequestHead
 
 _FOREIGN_SITES = frozenset({b"cross-site", b"same-site"})
 
@@ -73,25 +74,49 @@ class Access:
             return None
         return Problem.HOST_NOT_ALLOWED
 
-    def request_refused(self, fields: Fields, authority: bytes | None) -> Problem | None:
+    def request_refused(self, head: RequestHead, authority: bytes | None) -> Problem | None:
         """Refuses what a foreign web page made a browser send, and a request without the shared key.
 
         `authority` is the request's own host and port, lower-case: an Origin equal to it is not foreign.
         """
-        if self.rules.browser_requests is BrowserRequests.REFUSE and self._from_foreign_page(fields, authority):
+        if self.rules.browser_requests is BrowserRequests.REFUSE and self._from_foreign_page(head.known, authority):
             return Problem.BROWSER_REFUSED
         key = self.rules.required_header
         if key is not None:
-            shown = values(fields, key.name.lower())
+            shown = values(head.fields, key.name.lower())
             expected = key.value.read().reveal().encode()
             if len(shown) != 1 or not hmac.compare_digest(shown[0], expected):
                 return Problem.KEY_REQUIRED
         return None
 
-    def _from_foreign_page(self, fields: Fields, authority: bytes | None) -> bool:
-        origins = [origin.lower() for origin in values(fields, b"origin")]
+    def _from_foreign_page(self, found: Known, authority: bytes | None) -> bool:
+        if b"origin" not in found and b"sec-fetch-site" not in found:
+            return False
+        origins = [origin.lower() for origin in found.get(b"origin", ())]
         if origins and all(origin in self._origins for origin in origins):
             return False
-        if any(site in _FOREIGN_SITES for site in list_members(fields, b"sec-fetch-site")):
+        if any(site in _FOREIGN_SITES for site in list_members(found.get(b"sec-fetch-site", ()))):
             return True
         return any(origin.partition(b"://")[2] != authority or authority is None for origin in origins)
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """The other end of one connection as the rules of one configuration see it. Made once for a connection."""
+
+    peer: Peer
+    secure: bool  # it spoke TLS
+    refused: Problem | None  # it may not use the gateway at all
+    trusted: bool  # it is a trusted proxy
+    address: bytes | None  # IP address text, None for a unix socket
+
+    @classmethod
+    def of(cls, peer: Peer, access: Access, *, secure: bool) -> Visitor:
+        """Returns what the rules say of a peer."""
+        return cls(
+            peer=peer,
+            secure=secure,
+            refused=access.client_refused(peer),
+            trusted=peer.inside(access.rules.trusted_proxies),
+            address=None if peer.address is None else str(peer.address).encode("ascii"),
+        )

@@ -7,71 +7,73 @@ token and then to call ``forward``, so that nothing is admitted twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable
+from typing import NamedTuple
 
 from proxy.errors import Problem, Refusal
 from proxy.gateway import rewrite
-from proxy.gateway.access import Peer
+from proxy.gateway.access import Visitor
 from proxy.gateway.problem import Reply, problem_reply
 from proxy.gateway.snapshot import RoutePlan, Snapshot
 from proxy.http1 import framing as framing_rules
 from proxy.http1 import target as target_rules
-from proxy.http1.fields import Field, binds_connection, list_members, values
+from proxy.http1.fields import binds_connection, list_members
 from proxy.http1.framing import BodyKind, Framing
 from proxy.http1.target import Form, RequestTarget
-from proxy.http1.wire import METHODS, RequestHead, request_head
+from proxy.http1.wire import METHODS, RequestHead, head_octets
 from proxy.routing import ClientAuthorization, Matched, PathPolicy, Route, WrongMethod
 from proxy.tokens.access_token import AccessToken
 
-_MAX_REQUEST_ID = 128  # octets
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _MAX_SHOWN = 100  # octets of a refused Host in the log
 _SUPPORTED_VERSIONS = frozenset({(1, 0), (1, 1)})
+_NONE: list[bytes] = []
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What the executor knows of a request beside its head."""
-
-    peer: Peer
-    secure: bool  # the client spoke TLS
-    request_id: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admitted:
-    """A request that passed every rule; only its token may be missing."""
+class Admitted(NamedTuple):
+    """A request that passed every rule; only its token may be missing. A named tuple, since one is made a request."""
 
     plan: RoutePlan
     head: RequestHead
-    target: bytes  # the request target for the upstream
-    fields: tuple[Field, ...]  # everything but the token
+    request_line: bytes  # for the upstream
+    field_lines: list[bytes]  # for the upstream: everything but the token
     framing: Framing
     expects_continue: bool
-    body_limit: int  # octets, 0 = unlimited
     binds_connection: bool  # it may make the upstream take the connection for one client's: nobody else gets it
 
+    def __repr__(self) -> str:  # the rest holds secrets
+        return f"Admitted({self.plan.route.name!r}, {self.head!r})"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forward:
+
+class Forward(NamedTuple):
     """A request ready to be sent: `head` is the whole outbound head, token included."""
 
     admitted: Admitted
-    head: bytes = field(repr=False)
+    head: bytes
     token: AccessToken | None
 
+    def __repr__(self) -> str:
+        return f"Forward({self.admitted!r})"
 
-@dataclass(frozen=True, slots=True)
-class NeedToken:
+
+class NeedToken(NamedTuple):
     """The route's credential has no usable token at this moment."""
 
     admitted: Admitted
 
 
-def decide(head: RequestHead, facts: Facts, snapshot: Snapshot, now: float) -> Forward | NeedToken | Reply:
-    """Returns what to do with a request. No I/O, no await; `now` is Clock.now() in seconds."""
+def decide(
+    head: RequestHead, visitor: Visitor, request_id: bytes, snapshot: Snapshot, now: float
+) -> Forward | NeedToken | Reply:
+    """Returns what to do with a request. No I/O, no await; `now` is Clock.now() in seconds.
+
+    `visitor` is what this very snapshot says of the connection's other end. The head's size was bounded where its
+    octets came in.
+    """
     try:
-        admitted = _admit(head, facts, snapshot, now)
-        if isinstance(admitted, Reply):
+        admitted = _admit(head, visitor, request_id, snapshot, now)
+        if not isinstance(admitted, Admitted):
             return admitted
         source = admitted.plan.source
         if source is None:
@@ -79,7 +81,7 @@ def decide(head: RequestHead, facts: Facts, snapshot: Snapshot, now: float) -> F
         token = source.current()
         return NeedToken(admitted) if token is None else forward(admitted, token)
     except Refusal as refusal:
-        return refused(refusal, facts.request_id)
+        return refused(refusal, request_id)
 
 
 def refused(refusal: Refusal, request_id: bytes) -> Reply:
@@ -89,103 +91,84 @@ def refused(refusal: Refusal, request_id: bytes) -> Reply:
 
 def forward(admitted: Admitted, token: AccessToken | None) -> Forward:
     """Returns the request to send, with this token. Fails closed: a route with a credential never goes without one."""
-    plan = admitted.plan
-    if plan.source is not None and token is None:
-        raise AssertionError("a route with a credential was about to be forwarded without its token")
-    fields = admitted.fields
-    if plan.source is not None and token is not None:
-        fields = (*fields, (plan.route.header_name, token.field_value))
-    return Forward(admitted=admitted, head=request_head(admitted.head.method, admitted.target, fields), token=token)
+    plan, lines = admitted.plan, admitted.field_lines
+    if plan.source is not None:
+        if token is None:
+            raise AssertionError("a route with a credential was about to be forwarded without its token")
+        lines = [*lines, plan.route.header_name + b": " + token.field_value]
+    return Forward(admitted, head_octets(admitted.request_line, lines), token)
 
 
-def request_id(head_fields: tuple[Field, ...], made: bytes) -> bytes:
-    """Returns the client's X-Request-Id if there is exactly one and it is 1 to 128 visible ASCII octets, else `made`."""
-    given = values(head_fields, b"x-request-id")
-    if len(given) == 1 and 0 < len(given[0]) <= _MAX_REQUEST_ID and all(0x21 <= octet <= 0x7E for octet in given[0]):
+def request_id(head: RequestHead, make: Callable[[], bytes]) -> bytes:
+    """Returns the client's X-Request-Id if there is exactly one and it is 1 to 128 visible ASCII octets, else a made one."""
+    given = head.known.get(b"x-request-id")
+    if given is not None and len(given) == 1 and _REQUEST_ID.fullmatch(given[0]) is not None:
         return given[0]
-    return made
+    return make()
 
 
-def _admit(head: RequestHead, facts: Facts, snapshot: Snapshot, now: float) -> Admitted | Reply:
+def _admit(head: RequestHead, visitor: Visitor, request_id: bytes, snapshot: Snapshot, now: float) -> Admitted | Reply:
     """Applies the rules in the order in which they protect: who asks, what it says, where it may go."""
-    if (problem := snapshot.access.client_refused(facts.peer)) is not None:
-        raise Refusal(problem)
-    _check_size(head, snapshot)
+    if visitor.refused is not None:
+        raise Refusal(visitor.refused)
+    found = head.known
     if head.version not in _SUPPORTED_VERSIONS:
         raise Refusal(Problem.VERSION_NOT_SUPPORTED)
     if head.method not in METHODS:
         raise Refusal(Problem.NOT_IMPLEMENTED, "method")
     target = target_rules.parse_target(head.target, head.method)
-    framing = framing_rules.request_framing(head.version, head.fields)
+    framing = framing_rules.request_framing(head.version, found)
     authority = _authority(head, target)
-    host = None if authority is None else target_rules.parse_host(authority)
-    host_name = None if host is None else host.name
+    host_name = None if authority is None else target_rules.parse_host(authority).name
     if (problem := snapshot.access.host_refused(host_name)) is not None:
         shown = (host_name or b"")[:_MAX_SHOWN].decode("latin-1")  # for the log: the commonest thing to mend
         raise Refusal(problem, f"access.allowed_hosts does not list {shown}")
     lower_authority = None if authority is None else authority.lower()
-    if (problem := snapshot.access.request_refused(head.fields, lower_authority)) is not None:
+    if (problem := snapshot.access.request_refused(head, lower_authority)) is not None:
         raise Refusal(problem)
     if head.method == b"OPTIONS" and (target.form is Form.ASTERISK or _last_hop(head)):
         return Reply(status=204, reason=b"No Content", close=framing.kind is not BodyKind.NONE)
-    plan = _routed(head, target, host_name, snapshot, facts)
+    plan = _routed(head, target, host_name, snapshot, request_id)
     if isinstance(plan, Reply):
         return plan
     if plan.access is not None:
         problem = (
-            plan.access.client_refused(facts.peer)
+            plan.access.client_refused(visitor.peer)
             or plan.access.host_refused(host_name)
-            or plan.access.request_refused(head.fields, lower_authority)
+            or plan.access.request_refused(head, lower_authority)
         )
         if problem is not None:
             raise Refusal(problem)
-    if plan.route.client_authorization is ClientAuthorization.REFUSE and values(head.fields, b"authorization"):
+    route = plan.route
+    if b"authorization" in found and route.client_authorization is ClientAuthorization.REFUSE:
         raise Refusal(Problem.AUTHORIZATION_REFUSED)
-    expectations = list_members(head.fields, b"expect")
+    expectations = list_members(found[b"expect"]) if b"expect" in found else None
     if expectations and expectations != [b"100-continue"]:
         raise Refusal(Problem.EXPECTATION_FAILED)
     if plan.body_limit and framing.kind is BodyKind.LENGTH and framing.length > plan.body_limit:
         raise Refusal(Problem.BODY_TOO_LARGE)
-    onward = rewrite.outbound_target(plan.route, target.path, target.query)
-    if onward.startswith(b"//") and plan.route.path_policy is PathPolicy.STRICT:
+    onward = rewrite.outbound_target(route, target.path, target.query)
+    if onward.startswith(b"//") and route.path_policy is PathPolicy.STRICT:
         raise Refusal(Problem.AMBIGUOUS_PATH, "without the prefix the path would begin with //")
-    sender = rewrite.Sender(
-        address=None if facts.peer.address is None else str(facts.peer.address).encode("ascii"),
-        secure=facts.secure,
-        trusted=facts.peer.inside(snapshot.access.rules.trusted_proxies),
-        host=authority,
-        version=head.version,
-        request_id=facts.request_id,
+    lines = rewrite.outbound_lines(
+        head, plan.request_rules, visitor, host=authority, request_id=request_id, framing=framing
     )
-    fields = rewrite.outbound_fields(head, plan.request_rules, sender, framing)
     if plan.bucket is not None and (wait_s := plan.bucket.take(now)) > 0:
         raise Refusal(Problem.RATE_LIMITED, retry_after_s=wait_s)
     return Admitted(
-        plan=plan,
-        head=head,
-        target=onward,
-        fields=tuple(fields),
-        framing=framing,
-        expects_continue=bool(expectations) and head.version == (1, 1) and framing.kind is not BodyKind.NONE,
-        body_limit=plan.body_limit,
-        binds_connection=plan.route.client_authorization is ClientAuthorization.PASS and binds_connection(head.fields),
+        plan,
+        head,
+        b"%b %b HTTP/1.1" % (head.method, onward),
+        lines,
+        framing,
+        bool(expectations) and head.version == (1, 1) and framing.kind is not BodyKind.NONE,
+        route.client_authorization is ClientAuthorization.PASS and binds_connection(found),
     )
-
-
-def _check_size(head: RequestHead, snapshot: Snapshot) -> None:
-    limits = snapshot.limits
-    if len(head.fields) > limits.field_count:
-        raise Refusal(Problem.HEAD_TOO_LARGE, "too many fields")
-    line = len(head.method) + len(head.target) + len(b"  HTTP/1.1\r\n")
-    if line > limits.head_bytes:
-        raise Refusal(Problem.TARGET_TOO_LONG)
-    if line + sum(len(name) + len(value) + len(b": \r\n") for name, value in head.fields) > limits.head_bytes:
-        raise Refusal(Problem.HEAD_TOO_LARGE)
 
 
 def _authority(head: RequestHead, target: RequestTarget) -> bytes | None:
     """Returns the request's authority: the target's where it has one (RFC 9112 §3.2.2), else Host's."""
-    hosts = values(head.fields, b"host")
+    hosts = head.known.get(b"host", _NONE)
     if len(hosts) > 1 or (not hosts and head.version == (1, 1)):
         raise Refusal(Problem.BAD_REQUEST, "a request has exactly one Host")
     if hosts:
@@ -197,11 +180,11 @@ def _authority(head: RequestHead, target: RequestTarget) -> bytes | None:
 
 def _last_hop(head: RequestHead) -> bool:
     """Tells whether Max-Forwards says that this OPTIONS request goes no further (RFC 9110 §7.6.2)."""
-    return values(head.fields, b"max-forwards") == [b"0"]
+    return head.known.get(b"max-forwards") == [b"0"]
 
 
 def _routed(
-    head: RequestHead, target: RequestTarget, host: bytes | None, snapshot: Snapshot, facts: Facts
+    head: RequestHead, target: RequestTarget, host: bytes | None, snapshot: Snapshot, request_id: bytes
 ) -> RoutePlan | Reply:
     """Finds the route by the path's own bytes. An ambiguous path is refused unless the route asked for it raw.
 
@@ -221,7 +204,7 @@ def _routed(
             return snapshot.plans[route.name]
         case WrongMethod(allow):
             refusal = Refusal(Problem.METHOD_NOT_ALLOWED)
-            return problem_reply(refusal.problem, facts.request_id, allow=allow, error=refusal)
+            return problem_reply(refusal.problem, request_id, allow=allow, error=refusal)
         case _:
             raise Refusal(Problem.NO_ROUTE)
 

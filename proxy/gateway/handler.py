@@ -16,8 +16,8 @@ from functools import partial
 from proxy.clock import Clock
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
 from proxy.gateway import rescue, rewrite
-from proxy.gateway.access import Peer
-from proxy.gateway.decide import Facts, Forward, NeedToken, decide, forward, request_id
+from proxy.gateway.access import Peer, Visitor
+from proxy.gateway.decide import Forward, NeedToken, decide, forward, request_id
 from proxy.gateway.problem import Reply
 from proxy.gateway.record import ClientGone, RequestRecord
 from proxy.gateway.relay import ClientStream, RequestBody
@@ -60,21 +60,21 @@ class Handler:
     async def serve(self, client: ClientStream, *, peer: Peer, secure: bool) -> None:
         """Serves a request, with whatever outcome; `secure` says that the client spoke TLS."""
         snapshot = self.snapshot
-        facts = Facts(peer=peer, secure=secure, request_id=request_id(client.head.fields, self._new_request_id()))
+        visitor = snapshot.visitor(peer, secure=secure)
         record = RequestRecord(
             snapshot,
             self._clock,
             method=client.head.method,
             target=client.head.target,
             peer="unix" if peer.address is None else str(peer.address),
-            request_id=facts.request_id,
+            request_id=request_id(client.head, self._new_request_id),
             settings=self._log_settings,
         )
         task = asyncio.current_task()
         assert task is not None
         self.traffic.begin(task)
         try:
-            await self._serve(client, facts, record, snapshot)
+            await self._serve(client, visitor, record, snapshot)
         except GatewayError as error:
             await self._fail(client, record, error)
         except asyncio.CancelledError:
@@ -94,9 +94,9 @@ class Handler:
             record.finish()
             self.traffic.end(task)
 
-    async def _serve(self, client: ClientStream, facts: Facts, record: RequestRecord, snapshot: Snapshot) -> None:
+    async def _serve(self, client: ClientStream, visitor: Visitor, record: RequestRecord, snapshot: Snapshot) -> None:
         """The request, from decision to last byte."""
-        decision = decide(client.head, facts, snapshot, self._clock.now())
+        decision = decide(client.head, visitor, record.request_id, snapshot, self._clock.now())
         if isinstance(decision, NeedToken):
             plan = decision.admitted.plan
             record.routed(plan)
@@ -111,7 +111,7 @@ class Handler:
             client,
             decision.admitted.framing,
             hold_octets=route.on_unauthorized.max_replay_body,
-            limit_octets=decision.admitted.body_limit,
+            limit_octets=decision.admitted.plan.body_limit,
             on_read=lambda octets: _count_request_octets(record, octets),
         )
         try:
@@ -261,10 +261,10 @@ class Handler:
         plan = record.plan
         assert plan is not None
         head = answer.head
-        fields = rewrite.inbound_fields(head, plan.route, method=client.head.method)
+        lines = rewrite.inbound_lines(head, plan.response_rules, method=client.head.method)
         record.replied(head.status)
         unread = not client.body_complete  # the rest of an unread body would be read as the next request
-        await client.begin(head.status, head.reason, fields, answer.framing, close=self.traffic.draining or unread)
+        await client.begin(head.status, head.reason, lines, answer.framing, close=self.traffic.draining or unread)
         try:
             while (data := await answer.exchange.read(plan.route.timeouts.idle_s)) is not None:
                 await client.send(data)

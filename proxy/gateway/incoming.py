@@ -86,13 +86,13 @@ class Incoming:
         raw, rest = bytes(buffer[:end]), bytes(buffer[end:])
         buffer.clear()
         head = parse_request_head(raw, max_fields=self._limits.field_count)
-        framing = request_framing(head.version, head.fields)
+        framing = request_framing(head.version, head.known)
         if framing.kind is BodyKind.LENGTH:
             self._left = framing.length
         elif framing.kind is BodyKind.CHUNKED:
             self._chunks = ChunkedDecoder()
         self.heads += 1
-        passed.append(_without_upgrade(head) if any(name.lower() == b"upgrade" for name, _ in head.fields) else raw)
+        passed.append(_without_upgrade(head) if b"upgrade" in head.known else raw)
         return rest
 
 

@@ -22,9 +22,9 @@ from proxy.errors import Problem, Refusal
 from proxy.gateway.problem import Reply
 from proxy.gateway.record import ClientGone
 from proxy.gateway.settings import Limits
-from proxy.http1.fields import Field, end_to_end
+from proxy.http1.fields import end_to_end
 from proxy.http1.framing import LAST_CHUNK, BodyKind, Framing, encode_chunk
-from proxy.http1.wire import RequestHead, ResponseHead, response_head
+from proxy.http1.wire import RequestHead, ResponseHead, head_octets, response_head
 from proxy.tasks import Tasks
 from proxy.transports import abort
 from proxy.upstream.exchange import Exchange
@@ -107,12 +107,13 @@ class ClientStream:
         length = Framing(BodyKind.LENGTH, len(reply.body))
         if reply.status == 204:
             length = Framing(BodyKind.NONE)
-        await self.begin(reply.status, reply.reason, list(reply.fields), length, close=close or reply.close)
+        lines = [name + b": " + value for name, value in reply.fields]
+        await self.begin(reply.status, reply.reason, lines, length, close=close or reply.close)
         if reply.body and self.head.method != b"HEAD":
             await self.send(reply.body)
         await self.end()
 
-    async def begin(self, status: int, reason: bytes, fields: list[Field], framing: Framing, *, close: bool) -> None:
+    async def begin(self, status: int, reason: bytes, lines: list[bytes], framing: Framing, *, close: bool) -> None:
         """Sends the answer's head. `framing` says how long the body is; how it is framed depends on the client.
 
         A body of unknown length goes chunked to HTTP/1.1 and until close to HTTP/1.0 (RFC 9112 §6.3).
@@ -125,17 +126,17 @@ class ClientStream:
         self._framing = framing
         self.keep_alive = self.keep_alive and not close and framing.kind is not BodyKind.UNTIL_CLOSE
         if framing.kind is BodyKind.LENGTH:
-            fields.append((b"Content-Length", b"%d" % framing.length))
+            lines.append(b"Content-Length: %d" % framing.length)
         elif framing.kind is BodyKind.CHUNKED and self.head.method != b"HEAD":
-            fields.append((b"Transfer-Encoding", b"chunked"))
-        if not any(name.lower() == b"date" for name, _ in fields):
-            fields.append((b"Date", formatdate(usegmt=True).encode("ascii")))
+            lines.append(b"Transfer-Encoding: chunked")
+        if not any(line[:5].lower() == b"date:" for line in lines):
+            lines.append(b"Date: " + formatdate(usegmt=True).encode("ascii"))
         if not self.keep_alive:
-            fields.append((b"Connection", b"close"))
+            lines.append(b"Connection: close")
         elif not version_11:
-            fields.append((b"Connection", b"keep-alive"))
+            lines.append(b"Connection: keep-alive")
         self.started = True
-        await self._write(response_head(status, reason, tuple(fields)))
+        await self._write(head_octets(b"HTTP/1.1 %d %b" % (status, reason), lines))
 
     async def informational(self, head: ResponseHead) -> None:
         """Passes an interim response on; HTTP/1.0 clients get none (RFC 9110 §15.2)."""

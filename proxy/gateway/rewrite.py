@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from enum import Enum
 from urllib.parse import quote
 
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
+from proxy.gateway.access import Visitor
 from proxy.gateway.problem import PSEUDONYM
-from proxy.http1.fields import CONNECTION_SPECIFIC, Field, connection_options, twin
+from proxy.http1.fields import CONNECTION_SPECIFIC, KNOWN, Field, Spellings, connection_options, twin
 from proxy.http1.framing import BodyKind, Framing
 from proxy.http1.target import join
 from proxy.http1.wire import RequestHead, ResponseHead
@@ -25,8 +26,8 @@ from proxy.tokens.access_token import AccessToken
 
 _REFRAMED = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"x-request-id"})
 _CLIENT_CLAIMS = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"})
-_HOP_FAMILY: tuple[bytes, ...] = (b"proxy-",)
 _UNTRUSTED_FAMILIES = (b"proxy-", b"x-forwarded-")  # -Prefix, -Port, -User: what some framework or other believes
+_PERSISTENCE = frozenset({b"close", b"keep-alive"})  # options of Connection that name no field
 _ABSOLUTE = re.compile(rb"(https?)://([^/?#]*)([^?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _VIA_SELF = re.compile(
     rb"(?:^|,)[ \t]*(?:HTTP/)?1\.[01][ \t]+" + re.escape(PSEUDONYM) + rb"[ \t]*(?=,|$|\()", re.IGNORECASE
@@ -35,29 +36,30 @@ _TO_ENCODE = frozenset(b"+/=")  # all that a token may hold and a query may not 
 MAX_LOOPS = 3  # our own pseudonym that often in Via means that we forward to ourselves
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sender:
-    """What the gateway tells an upstream about the client's side of a request."""
+class _Fate(Enum):
+    """What becomes of a field, by its name; None is the fate of most: it passes."""
 
-    address: bytes | None  # IP address text, None for a unix socket
-    secure: bool  # the client spoke TLS
-    trusted: bool  # the peer is a trusted proxy: its X-Forwarded-* are kept and appended to
-    host: bytes | None  # Host as the client sent it
-    version: tuple[int, int]
-    request_id: bytes
+    DROPPED = "does not pass"
+    REFUSED = "could pass for a field of ours where `_` is read as `-`"
+    VIA = "Via: kept, and counted for loops"
+    CLAIM = "what a client says of itself: for a trusted proxy only"
+    RELATED = "like a claim, and nothing that we set: as it is for a trusted proxy only"
+    COUNTED = "Max-Forwards: counts down for OPTIONS"
+    MAPPED = "Location and Content-Location: mapped back"
+    FRAMING = "Content-Length: kept where it frames nothing"
 
 
-@dataclass(frozen=True, slots=True)
+# at module level, since an Enum's attribute costs more than the comparison it is for
+_DROPPED, _REFUSED, _VIA, _CLAIM = _Fate.DROPPED, _Fate.REFUSED, _Fate.VIA, _Fate.CLAIM
+
+
 class RequestRules:
-    """A route's rules for request fields, compiled once: which names never pass, and what is added."""
+    """A route's rules for request fields, compiled once: the fate of each name, and what is added."""
 
-    route: Route
-    dropped: frozenset[bytes]
-    guarded: frozenset[bytes]  # names whose `_` twin is refused: all that we set, remove or frame by
+    __slots__ = ("_dropped", "_guarded", "fates", "host_line", "route")
 
-    @classmethod
-    def compiled(cls, route: Route, key_names: Iterable[bytes] = ()) -> RequestRules:
-        """Returns the rules of a route; `key_names` are the shared keys' fields, removed before forwarding."""
+    def __init__(self, route: Route, key_names: Iterable[bytes] = ()) -> None:
+        """`key_names` are the shared keys' fields, removed before forwarding."""
         dropped = set(_REFRAMED) | route.remove_request_headers
         dropped |= {name.lower() for name, _ in route.set_request_headers}
         if route.credential is not None:
@@ -65,8 +67,32 @@ class RequestRules:
         elif route.client_authorization is not ClientAuthorization.PASS:
             dropped.add(b"authorization")
         dropped |= {name.lower() for name in key_names}
-        guarded = dropped | CONNECTION_SPECIFIC | _CLIENT_CLAIMS | {b"via", b"authorization"}
-        return cls(route, frozenset(dropped), frozenset(guarded))
+        self.route = route
+        self._dropped = CONNECTION_SPECIFIC | dropped
+        # all that we set, remove or frame by
+        self._guarded = self._dropped | _CLIENT_CLAIMS | {b"via", b"authorization"}
+        self.fates = Spellings(self._fate, KNOWN | self._guarded)
+        self.host_line = b"Host: " + route.upstream.authority  # unless the route says otherwise
+
+    def _fate(self, name: bytes) -> _Fate | None:
+        if b"_" in name:
+            policy = self.route.underscore_fields
+            if policy is UnderscoreFields.REFUSE:
+                return _REFUSED
+            if policy is UnderscoreFields.DROP:
+                return _DROPPED
+            other = twin(name)
+            if other in self._guarded or other.startswith(_UNTRUSTED_FAMILIES):
+                return _REFUSED
+        if name == b"via":
+            return _VIA
+        if name in self._dropped or name.startswith(b"proxy-"):
+            return _DROPPED
+        if name in _CLIENT_CLAIMS:
+            return _CLAIM
+        if name.startswith(_UNTRUSTED_FAMILIES):
+            return _Fate.RELATED
+        return _Fate.COUNTED if name == b"max-forwards" else None
 
 
 def outbound_target(route: Route, path: bytes, query: bytes | None) -> bytes:
@@ -76,108 +102,136 @@ def outbound_target(route: Route, path: bytes, query: bytes | None) -> bytes:
     return target if query is None else target + b"?" + query
 
 
-def outbound_fields(head: RequestHead, rules: RequestRules, sender: Sender, framing: Framing) -> list[Field]:
+def outbound_lines(
+    head: RequestHead, rules: RequestRules, visitor: Visitor, *, host: bytes | None, request_id: bytes, framing: Framing
+) -> list[bytes]:
     """Returns the field lines of the forwarded request, all but the token: Host first, the client's in order, ours.
 
     The token is appended after everything else has been stripped and set, so nothing a client sends can remove it.
-    Raises Refusal(BAD_REQUEST) for an underscore twin, Refusal(LOOP_DETECTED) for our own Via three times.
+    `host` is the authority that the client named. Raises Refusal(BAD_REQUEST) for an underscore twin,
+    Refusal(LOOP_DETECTED) for our own Via three times.
     """
-    route = rules.route
-    dropped = CONNECTION_SPECIFIC | rules.dropped | connection_options(head.fields)
-    families = _HOP_FAMILY
-    if not sender.trusted:
-        dropped |= _CLIENT_CLAIMS
-        families = _UNTRUSTED_FAMILIES
-    out: list[Field] = [(b"Host", _host(route, sender))]
-    via: list[bytes] = []
-    claims: dict[bytes, list[bytes]] = {}
-    for name, value in head.fields:
-        lower = name.lower()
-        if b"_" in lower and _underscore_dropped(lower, rules):
-            continue
-        if lower == b"via":
-            via.append(value)
-        elif lower in dropped or lower.startswith(families):
-            continue
-        elif lower in _CLIENT_CLAIMS and route.forwarding.x_forwarded:
-            claims.setdefault(lower, []).append(value)
-        elif lower == b"max-forwards" and head.method == b"OPTIONS" and value.isdigit():
-            out.append((name, b"%d" % max(0, int(value[:9]) - 1)))
-        else:
-            out.append((name, value))
+    route, fates = rules.route, rules.fates
+    lines = [rules.host_line if route.host_header is HostHeader.UPSTREAM else _host_line(route, host)]
+    fields = head.fields if b"connection" not in head.known else _unlisted(head, fates)
+    odd: list[Field] = []  # of which more is to be said than their fate
+    for field in fields:
+        fate = fates[field[0]]
+        if fate is None:
+            lines.append(b": ".join(field))
+        elif fate is _Fate.COUNTED:
+            lines.append(_counted_down(field, head.method))
+        elif fate is not _DROPPED:
+            odd.append(field)
+            if fate is _REFUSED:
+                raise Refusal(Problem.BAD_REQUEST, "a field name with an underscore")
+            if visitor.trusted and (fate is _Fate.RELATED or (fate is _CLAIM and not route.forwarding.x_forwarded)):
+                lines.append(b": ".join(field))
     if framing.kind is BodyKind.LENGTH:
-        out.append((b"Content-Length", b"%d" % framing.length))
+        lines.append(b"Content-Length: %d" % framing.length)
     elif framing.kind is BodyKind.CHUNKED:
-        out.append((b"Transfer-Encoding", b"chunked"))
-    out.extend(_via(route, via, sender))
-    if route.forwarding.x_forwarded:
-        out.extend(_claims(claims, sender))
-    out.append((b"X-Request-Id", sender.request_id))
-    out.extend((name, source.read().reveal().encode()) for name, source in route.set_request_headers)
-    return out
-
-
-def _underscore_dropped(lower: bytes, rules: RequestRules) -> bool:
-    """Applies the route's policy to a name with `_`; Raises Refusal for one that could pass as a field of ours."""
-    policy = rules.route.underscore_fields
-    other = twin(lower)
-    forged = other in rules.guarded or other.startswith(_UNTRUSTED_FAMILIES)
-    if policy is UnderscoreFields.REFUSE or (policy is UnderscoreFields.TWINS and forged):
-        raise Refusal(Problem.BAD_REQUEST, "a field name with an underscore")
-    return policy is UnderscoreFields.DROP
-
-
-def _host(route: Route, sender: Sender) -> bytes:
-    if isinstance(route.host_header, LiteralHost):
-        return route.host_header.value
-    if route.host_header is HostHeader.CLIENT and sender.host is not None:
-        return sender.host
-    return route.upstream.authority
-
-
-def _via(route: Route, received: list[bytes], sender: Sender) -> list[Field]:
-    if received and sum(len(_VIA_SELF.findall(value)) for value in received) >= MAX_LOOPS:
-        raise Refusal(Problem.LOOP_DETECTED)
-    lines: list[Field] = [(b"Via", value) for value in received]
+        lines.append(b"Transfer-Encoding: chunked")
+    if odd and (via := [value for name, value in odd if name.lower() == b"via"]):
+        if sum(len(_VIA_SELF.findall(value)) for value in via) >= MAX_LOOPS:
+            raise Refusal(Problem.LOOP_DETECTED)
+        lines += [b"Via: " + value for value in via]
     if route.forwarding.via:
-        lines.append((b"Via", b"%d.%d %s" % (*sender.version, PSEUDONYM)))
+        lines.append(b"Via: %d.%d %b" % (*head.version, PSEUDONYM))
+    if route.forwarding.x_forwarded:
+        lines += _claims(odd if visitor.trusted else (), visitor, host)
+    lines.append(b"X-Request-Id: " + request_id)
+    if route.set_request_headers:
+        lines += [name + b": " + source.read().reveal().encode() for name, source in route.set_request_headers]
     return lines
 
 
-def _claims(received: dict[bytes, list[bytes]], sender: Sender) -> list[Field]:
+def _unlisted(head: RequestHead, fates: Spellings) -> Iterable[Field]:
+    """Returns the fields without those that `Connection` lists; Via says where a message was, whoever lists it."""
+    listed = connection_options(head.known) - _PERSISTENCE
+    if not listed:
+        return head.fields
+    return [field for field in head.fields if field[0].lower() not in listed or fates[field[0]] in {_VIA, _REFUSED}]
+
+
+def _counted_down(field: Field, method: bytes) -> bytes:
+    name, value = field
+    if method == b"OPTIONS" and value.isdigit():
+        value = b"%d" % max(0, int(value[:9]) - 1)
+    return name + b": " + value
+
+
+def _host_line(route: Route, host: bytes | None) -> bytes:
+    if isinstance(route.host_header, LiteralHost):
+        return b"Host: " + route.host_header.value
+    return b"Host: " + (route.upstream.authority if host is None else host)
+
+
+def _claims(received: Iterable[Field], visitor: Visitor, host: bytes | None) -> Iterable[bytes]:
     """Returns X-Forwarded-For, -Proto and -Host; those of a trusted proxy are kept and appended to."""
-    hops = received.pop(b"x-forwarded-for", [])
-    if sender.address is not None:
-        hops = [*hops, sender.address]
-    lines = [(b"X-Forwarded-For", b", ".join(hops))] if hops else []
-    proto = received.pop(b"x-forwarded-proto", [b"https" if sender.secure else b"http"])
-    lines += [(b"X-Forwarded-Proto", value) for value in proto]
-    host = received.pop(b"x-forwarded-host", [] if sender.host is None else [sender.host])
-    lines += [(b"X-Forwarded-Host", value) for value in host]
-    lines += [(name, value) for name, kept in received.items() for value in kept]
+    proto = b"https" if visitor.secure else b"http"
+    if not received:
+        lines = [] if visitor.address is None else [b"X-Forwarded-For: " + visitor.address]
+        lines.append(b"X-Forwarded-Proto: " + proto)
+        if host is not None:
+            lines.append(b"X-Forwarded-Host: " + host)
+        return lines
+    kept: dict[bytes, list[bytes]] = {}
+    for name, value in received:
+        if (lower := name.lower()) in _CLIENT_CLAIMS:
+            kept.setdefault(lower, []).append(value)
+    hops = kept.pop(b"x-forwarded-for", [])
+    if visitor.address is not None:
+        hops = [*hops, visitor.address]
+    lines = [b"X-Forwarded-For: " + b", ".join(hops)] if hops else []
+    lines += [b"X-Forwarded-Proto: " + value for value in kept.pop(b"x-forwarded-proto", [proto])]
+    lines += [b"X-Forwarded-Host: " + value for value in kept.pop(b"x-forwarded-host", [] if host is None else [host])]
+    lines += [name + b": " + value for name, values in kept.items() for value in values]
     return lines
 
 
-def inbound_fields(head: ResponseHead, route: Route, *, method: bytes) -> list[Field]:
+class ResponseRules:
+    """A route's rules for response fields, compiled once."""
+
+    __slots__ = ("_dropped", "fates", "route")
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self._dropped = CONNECTION_SPECIFIC | route.remove_response_headers
+        self._dropped |= {name.lower() for name, _ in route.set_response_headers}
+        self.fates = Spellings(self._fate, KNOWN)
+
+    def _fate(self, name: bytes) -> _Fate | None:
+        if name in self._dropped:
+            return _DROPPED
+        if name == b"content-length":
+            return _Fate.FRAMING
+        mapped = self.route.rewrite_location and name in {b"location", b"content-location"}
+        return _Fate.MAPPED if mapped else None
+
+
+def inbound_lines(head: ResponseHead, rules: ResponseRules, *, method: bytes) -> list[bytes]:
     """Returns the upstream's field lines as the client gets them; framing fields are left to the sender.
 
     Content-Length is kept where it frames nothing: it tells of the body that GET would have had (RFC 9110 §8.6).
     """
-    dropped = CONNECTION_SPECIFIC | route.remove_response_headers | connection_options(head.fields)
-    dropped |= {name.lower() for name, _ in route.set_response_headers}
-    if not (head.status == 304 or (method == b"HEAD" and head.status != 204)):
-        dropped |= {b"content-length"}
-    out: list[Field] = []
-    for name, value in head.fields:
-        lower = name.lower()
-        if lower in dropped:
+    fates = rules.fates
+    listed: frozenset[bytes] = frozenset()
+    if b"connection" in head.known:
+        listed = connection_options(head.known) - _PERSISTENCE
+    lines: list[bytes] = []
+    for field in head.fields:
+        fate = fates[field[0]]
+        if listed and field[0].lower() in listed:
             continue
-        if route.rewrite_location and lower in {b"location", b"content-location"}:
-            out.append((name, mapped_location(value, route)))
-        else:
-            out.append((name, value))
-    out.extend((name, source.read().reveal().encode()) for name, source in route.set_response_headers)
-    return out
+        if fate is None:
+            lines.append(b": ".join(field))
+        elif fate is _Fate.MAPPED:
+            lines.append(field[0] + b": " + mapped_location(field[1], rules.route))
+        elif fate is _Fate.FRAMING and (head.status == 304 or (method == b"HEAD" and head.status != 204)):
+            lines.append(b": ".join(field))
+    if rules.route.set_response_headers:
+        lines += [name + b": " + source.read().reveal().encode() for name, source in rules.route.set_response_headers]
+    return lines
 
 
 def refuse_reflection(head: ResponseHead, token: AccessToken | None) -> None:

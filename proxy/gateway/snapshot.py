@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from proxy.gateway.access import Access
+from proxy.gateway.access import Access, Peer, Visitor
 from proxy.gateway.rate_limit import Bucket
 from proxy.gateway.rescue import RetryBudget
-from proxy.gateway.rewrite import RequestRules
+from proxy.gateway.rewrite import RequestRules, ResponseRules
 from proxy.gateway.settings import Limits, Settings
 from proxy.metrics import GatewayMetrics, RouteMetrics
 from proxy.routing import Route, RouteName, RouteTable
@@ -27,6 +27,7 @@ class RoutePlan:
 
     route: Route
     request_rules: RequestRules
+    response_rules: ResponseRules
     source: TokenSource | None  # None with `credential: none`
     pool: Pool
     metrics: RouteMetrics
@@ -46,6 +47,10 @@ class Snapshot:
     plans: dict[RouteName, RoutePlan]
     metrics: GatewayMetrics
 
+    def visitor(self, peer: Peer, *, secure: bool) -> Visitor:
+        """Returns what this configuration says of a connection's other end."""
+        return Visitor.of(peer, self.access, secure=secure)
+
 
 def compiled(
     settings: Settings,
@@ -62,7 +67,8 @@ def compiled(
         own_hosts = () if route.match.host is None else (route.match.host.encode("ascii"),)
         plans[route.name] = RoutePlan(
             route=route,
-            request_rules=RequestRules.compiled(route, [key.name for key in keys if key is not None]),
+            request_rules=RequestRules(route, [key.name for key in keys if key is not None]),
+            response_rules=ResponseRules(route),
             source=None if route.credential is None else sources[route.credential],
             pool=pool_for(route),
             metrics=metrics.route(route.name),

@@ -9,10 +9,13 @@ Source: RFC 9110 §5 (fields), §7.6.1 (Connection), §11.6.1 (challenges).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 Field = tuple[bytes, bytes]
 Fields = tuple[Field, ...]
+Known = dict[bytes, list[bytes]]  # values by lower-case name, of the names in KNOWN alone
 
 OWS = b" \t"
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # one octet of a token, for other patterns
@@ -33,6 +36,30 @@ CONNECTION_SPECIFIC = frozenset(
 )
 
 CONNECTION_BOUND = frozenset({b"ntlm", b"negotiate"})  # schemes that authenticate a connection, not a request
+
+KNOWN = CONNECTION_SPECIFIC | {
+    b"authorization",
+    b"content-length",
+    b"content-location",
+    b"content-range",
+    b"content-type",
+    b"date",
+    b"etag",
+    b"expect",
+    b"host",
+    b"location",
+    b"max-forwards",
+    b"origin",
+    b"sec-fetch-site",
+    b"via",
+    b"www-authenticate",
+    b"x-request-id",
+}
+"""The names that the gateway's own rules ask for."""
+
+_NO_OPTIONS: frozenset[bytes] = frozenset()
+_MEMO_NAMES = 4096  # spellings
+_MEMO_NAME_OCTETS = 64
 
 _TOKEN_ONLY = re.compile(TOKEN + rb"++")
 _VALUE_ONLY = re.compile(VALUE + rb"*+")
@@ -61,20 +88,58 @@ def values(fields: Fields | list[Field], name: bytes) -> list[bytes]:
     return [value for received, value in fields if len(received) == size and received.lower() == name]
 
 
-def list_members(fields: Fields | list[Field], name: bytes) -> list[bytes]:
+class Spellings(dict[bytes, Any]):
+    """What is to be known of a field name, found by the name as it was spelled: one look-up, no lower-casing.
+
+    Senders spell few names in few ways, so nearly every name was seen before. Bounded; the usual spellings of `usual`
+    have their places from the start, so that odd names cannot crowd them out.
+    """
+
+    __slots__ = ("_judge",)
+
+    def __init__(self, judge: Callable[[bytes], Any], usual: Iterable[bytes] = ()) -> None:
+        """`judge` says it of a lower-case name. Pure, since it is asked once."""
+        super().__init__()
+        self._judge = judge
+        for name in usual:
+            for spelling in (name, name.title()):
+                self[spelling] = judge(name)
+
+    def __missing__(self, name: bytes) -> Any:
+        said = self._judge(name.lower())
+        if len(self) < _MEMO_NAMES and len(name) <= _MEMO_NAME_OCTETS:
+            self[name] = said
+        return said
+
+
+_SPELLINGS = Spellings(lambda name: name if name in KNOWN else None, KNOWN)
+
+
+def known(fields: Fields | list[Field]) -> Known:
+    """Returns the values of the fields that the gateway's rules ask for, each name's in order. One pass."""
+    found: Known = {}
+    for spelling, value in fields:
+        name = _SPELLINGS[spelling]
+        if name is not None:
+            if name in found:
+                found[name].append(value)
+            else:
+                found[name] = [value]
+    return found
+
+
+def list_members(lines: Iterable[bytes]) -> list[bytes]:
     """Returns the members of a comma-separated list over all its lines: lower-case, trimmed, empty ones left out.
 
     For lists of tokens; a quoted comma would be taken for a separator.
     """
-    lines = values(fields, name)
-    if not lines:
-        return []
     return [member for part in b",".join(lines).lower().split(b",") if (member := part.strip(OWS))]
 
 
-def connection_options(fields: Fields | list[Field]) -> frozenset[bytes]:
+def connection_options(found: Known) -> frozenset[bytes]:
     """Returns what `Connection` lists, lower-case: `close`, `keep-alive`, `upgrade`, and names of fields of this hop."""
-    return frozenset(list_members(fields, b"connection"))
+    lines = found.get(b"connection")
+    return frozenset(list_members(lines)) if lines else _NO_OPTIONS
 
 
 def end_to_end(fields: Fields | list[Field]) -> list[Field]:
@@ -82,7 +147,7 @@ def end_to_end(fields: Fields | list[Field]) -> list[Field]:
 
     What the gateway sets itself is added afterwards: a client could list it (RFC 9110 §7.6.1).
     """
-    dropped = CONNECTION_SPECIFIC | connection_options(fields)
+    dropped = CONNECTION_SPECIFIC | connection_options(known(fields))
     return [line for line in fields if line[0].lower() not in dropped]
 
 
@@ -91,12 +156,12 @@ def twin(name: bytes) -> bytes:
     return name.replace(b"_", b"-")
 
 
-def binds_connection(fields: Fields | list[Field]) -> bool:
+def binds_connection(found: Known) -> bool:
     """Tells whether a request's credentials may be taken for those of its whole connection: NTLM, Negotiate.
 
     Source: MS-NLMP, RFC 4559 §6.
     """
-    lines = values(fields, b"authorization")
+    lines = found.get(b"authorization", ())
     return any(value.replace(b"\t", b" ").partition(b" ")[0].lower() in CONNECTION_BOUND for value in lines)
 
 

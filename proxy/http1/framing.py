@@ -13,7 +13,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
-from proxy.http1.fields import OWS, TOKEN, VALUE, Field, Fields
+from proxy.http1.fields import OWS, TOKEN, VALUE, Known
 from proxy.units import KIB
 
 MAX_CHUNK_LINE = 4 * KIB  # octets of one chunk's size and extensions
@@ -57,21 +57,21 @@ class _UnknownCodingError(Exception):
     """A transfer coding other than chunked."""
 
 
-def request_framing(version: tuple[int, int], fields: Fields | list[Field]) -> Framing:
+def request_framing(version: tuple[int, int], found: Known) -> Framing:
     """Returns a request's framing: NONE, LENGTH or CHUNKED.
 
     Raises Refusal(BAD_REQUEST) for both framing fields, a repeated or malformed Content-Length, a malformed
     Transfer-Encoding or one in HTTP/1.0; Refusal(NOT_IMPLEMENTED) for a transfer coding other than chunked.
     """
     try:
-        return _declared(version, fields) or _NO_BODY
+        return _declared(version, found) or _NO_BODY
     except _FaultyFramingError as fault:
         raise Refusal(Problem.BAD_REQUEST, str(fault)) from None
     except _UnknownCodingError:
         raise Refusal(Problem.NOT_IMPLEMENTED, "unknown transfer coding") from None
 
 
-def response_framing(*, method: bytes, status: int, version: tuple[int, int], fields: Fields | list[Field]) -> Framing:
+def response_framing(*, method: bytes, status: int, version: tuple[int, int], found: Known) -> Framing:
     """Returns the framing of the response to a request with this method (RFC 9112 §6.3).
 
     A response without a body by its method or status has none whatever its fields say; one that declares nothing ends
@@ -80,32 +80,26 @@ def response_framing(*, method: bytes, status: int, version: tuple[int, int], fi
     if method == b"HEAD" or status < 200 or status in (204, 304):
         return _NO_BODY
     try:
-        return _declared(version, fields) or _UNTIL_CLOSE
+        return _declared(version, found) or _UNTIL_CLOSE
     except (_FaultyFramingError, _UnknownCodingError) as fault:
         detail = str(fault) or "unknown transfer coding"
         raise GatewayError(ErrorType.HTTP_PROTOCOL_ERROR, Side.UPSTREAM, detail) from None
 
 
-def _declared(version: tuple[int, int], fields: Fields | list[Field]) -> Framing | None:
+def _declared(version: tuple[int, int], found: Known) -> Framing | None:
     """Returns the framing that the fields declare; None if they declare none."""
-    length: bytes | None = None
-    codings: bytes | None = None
-    for name, value in fields:
-        size = len(name)  # spares most names the lower-casing
-        if size == 14 and name.lower() == b"content-length":
-            if length is not None:
-                raise _FaultyFramingError("repeated Content-Length")
-            length = value
-        elif size == 17 and name.lower() == b"transfer-encoding":
-            codings = value if codings is None else codings + b"," + value
+    lengths, codings = found.get(b"content-length"), found.get(b"transfer-encoding")
+    if lengths is not None and len(lengths) > 1:
+        raise _FaultyFramingError("repeated Content-Length")
     if codings is not None:
-        if length is not None:
+        if lengths is not None:
             raise _FaultyFramingError("Content-Length and Transfer-Encoding")
         if version < (1, 1):
             raise _FaultyFramingError("Transfer-Encoding in HTTP/1.0")
-        return _CHUNKED if codings == b"chunked" else _coded(codings)
-    if length is None:
+        return _CHUNKED if codings == [b"chunked"] else _coded(b",".join(codings))
+    if lengths is None:
         return None
+    (length,) = lengths
     if not length.isdigit() or len(length) > _MAX_DIGITS or (octets := int(length)) > _MAX_LENGTH:
         raise _FaultyFramingError("malformed Content-Length")
     return Framing(BodyKind.LENGTH, octets)

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
-from proxy.http1.fields import OWS, TOKEN, VALUE, Field, Fields
+from proxy.http1.fields import OWS, TOKEN, VALUE, Field, Fields, Known, known
 
 METHODS = frozenset(
     b"GET HEAD POST PUT DELETE OPTIONS "  # RFC 9110, without CONNECT and TRACE
@@ -44,26 +43,57 @@ _SINGLETONS = frozenset(
 )
 
 
-class RequestHead(NamedTuple):
-    """A request's head. A named tuple, because one is made for each request: a third of a frozen dataclass's time."""
+class _Head:
+    """What both heads hold. Plain classes, because one is made for each message: a third of a frozen dataclass's time."""
 
-    method: bytes
-    target: bytes  # as received: visible ASCII
-    version: tuple[int, int]
-    fields: Fields
+    __slots__ = ("fields", "known", "version")
+
+    def __init__(self, version: tuple[int, int], fields: Fields) -> None:
+        self.version = version
+        self.fields = fields
+        self.known: Known = known(fields)
+
+
+class RequestHead(_Head):
+    """A request's head."""
+
+    __slots__ = ("method", "target")
+
+    def __init__(self, method: bytes, target: bytes, version: tuple[int, int], fields: Fields) -> None:
+        self.method = method
+        self.target = target  # as received: visible ASCII
+        super().__init__(version, fields)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RequestHead) and self._parts() == other._parts()
+
+    def _parts(self) -> tuple[object, ...]:
+        return self.method, self.target, self.version, self.fields
+
+    __hash__ = None  # type: ignore[assignment]  # compared, never looked up
 
     def __repr__(self) -> str:  # fields and query hold secrets
         path = self.target.partition(b"?")[0]
         return f"RequestHead({self.method!r}, {path!r}, {self.version}, {len(self.fields)} fields)"
 
 
-class ResponseHead(NamedTuple):
+class ResponseHead(_Head):
     """A response's head."""
 
-    version: tuple[int, int]
-    status: int  # 100 to 599
-    reason: bytes  # may be empty; may hold obs-text
-    fields: Fields
+    __slots__ = ("reason", "status")
+
+    def __init__(self, version: tuple[int, int], status: int, reason: bytes, fields: Fields) -> None:
+        self.status = status  # 100 to 599
+        self.reason = reason  # may be empty; may hold obs-text
+        super().__init__(version, fields)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ResponseHead) and self._parts() == other._parts()
+
+    def _parts(self) -> tuple[object, ...]:
+        return self.version, self.status, self.reason, self.fields
+
+    __hash__ = None  # type: ignore[assignment]  # compared, never looked up
 
     def __repr__(self) -> str:  # fields hold secrets
         return f"ResponseHead({self.version}, {self.status}, {len(self.fields)} fields)"
@@ -125,10 +155,11 @@ def parse_response_head(data: bytes, *, max_fields: int) -> ResponseHead:
         raise _upstream_fault("malformed header section")
     if len(fields) > max_fields:
         raise GatewayError(ErrorType.HTTP_RESPONSE_HEADER_SECTION_SIZE, Side.UPSTREAM, "too many fields")
-    names = [name.lower() for name, _ in fields]
-    if len(set(names)) < len(names) and any(names.count(name) > 1 for name in _SINGLETONS):
-        raise _upstream_fault("a repeated field that may stand only once")
-    return ResponseHead(_HTTP_11 if minor == b"1" else _HTTP_10, int(status), reason or b"", tuple(fields))
+    head = ResponseHead(_HTTP_11 if minor == b"1" else _HTTP_10, int(status), reason or b"", tuple(fields))
+    for name, given in head.known.items():
+        if len(given) > 1 and name in _SINGLETONS:
+            raise _upstream_fault("a repeated field that may stand only once")
+    return head
 
 
 def _upstream_fault(detail: str) -> GatewayError:
@@ -153,20 +184,21 @@ def _fields(data: bytes, start: int) -> list[Field] | None:
 
 
 def request_head(method: bytes, target: bytes, fields: Iterable[Field]) -> bytes:
-    """Returns the octets of a request head, HTTP/1.1.
-
-    Raises GatewayError(PROXY_INTERNAL_ERROR, GATEWAY) if anything in it holds a line break: such a head would be two.
-    """
-    return _written(b"%b %b HTTP/1.1" % (method, target), fields)
+    """Returns the octets of a request head, HTTP/1.1. Raises as `head_octets` does."""
+    return head_octets(b"%b %b HTTP/1.1" % (method, target), map(b": ".join, fields))
 
 
 def response_head(status: int, reason: bytes, fields: Iterable[Field]) -> bytes:
-    """Returns the octets of a response head, HTTP/1.1. Raises as `request_head` does."""
-    return _written(b"HTTP/1.1 %d %b" % (status, reason), fields)
+    """Returns the octets of a response head, HTTP/1.1. Raises as `head_octets` does."""
+    return head_octets(b"HTTP/1.1 %d %b" % (status, reason), map(b": ".join, fields))
 
 
-def _written(first: bytes, fields: Iterable[Field]) -> bytes:
-    lines = [first, *map(b": ".join, fields), b"", b""]
+def head_octets(first: bytes, field_lines: Iterable[bytes]) -> bytes:
+    """Returns the octets of a head: its first line, its field lines (`name: value`), the empty line.
+
+    Raises GatewayError(PROXY_INTERNAL_ERROR, GATEWAY) if anything in it holds a line break: such a head would be two.
+    """
+    lines = [first, *field_lines, b"", b""]
     head = b"\r\n".join(lines)
     breaks = len(lines) - 1
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks:

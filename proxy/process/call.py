@@ -50,7 +50,8 @@ async def call(
     """Sends one request and passes the answer on; returns what failed, if the answer is no good because of it."""
     head = explain.request_head(request.method, request.url, request.fields, settings)
     if request.body is not None:
-        head = head._replace(fields=(*head.fields, (b"Content-Length", b"%d" % len(request.body))))
+        fields = (*head.fields, (b"Content-Length", b"%d" % len(request.body)))
+        head = RequestHead(head.method, head.target, head.version, fields)
     settings = replace(settings, listen=(), admin=None, log=replace(settings.log, access=True))
     cut_off: GatewayError | None = None
     with _access_lines() as lines:
@@ -144,7 +145,7 @@ async def _exchange(
         if answer.status >= 200:
             break
     on_head(answer)
-    framing = response_framing(method=head.method, status=answer.status, version=answer.version, fields=answer.fields)
+    framing = response_framing(method=head.method, status=answer.status, version=answer.version, found=answer.known)
     match framing.kind:
         case BodyKind.LENGTH:
             left = framing.length

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from proxy.clock import Clock
 from proxy.errors import Refusal, UsageError
 from proxy.gateway.access import Peer
-from proxy.gateway.decide import Admitted, Facts, Forward, NeedToken, decide
+from proxy.gateway.decide import Admitted, Forward, NeedToken, decide
 from proxy.gateway.problem import Reply
 from proxy.gateway.settings import Settings
 from proxy.http1.fields import Field, is_token
@@ -55,8 +55,9 @@ def _own_host(settings: Settings) -> bytes:
 def explain(settings: Settings, clock: Clock, *, method: str, url: str) -> Explanation:
     """Returns what would become of a request from a client that may use the gateway. Needs an event loop."""
     gateway = Gateway(settings, clock)
-    facts = Facts(peer=Peer(None), secure=False, request_id=new_request_id())
-    match decide(request_head(method, url, (), settings), facts, gateway.snapshot, clock.now()):
+    visitor = gateway.snapshot.visitor(Peer(None), secure=False)
+    head = request_head(method, url, (), settings)
+    match decide(head, visitor, new_request_id(), gateway.snapshot, clock.now()):
         case Reply() as reply:
             why = "answered by the gateway itself" if reply.problem is None else f"refused: {reply.problem.suffix}"
             detail = ""
@@ -78,9 +79,10 @@ def _request(admitted: Admitted) -> tuple[str, ...]:
         f"credential: {route.credential or 'none'}",
         f"upstream:   {route.upstream}",
         "",
-        f"{admitted.head.method.decode('ascii')} {admitted.target.decode('latin-1')} HTTP/1.1",
+        admitted.request_line.decode("latin-1"),
     ]
-    for name, value in admitted.fields:
+    for line in admitted.field_lines:
+        name, _, value = line.partition(b": ")
         shown = _HIDDEN if name.lower() in hidden else value
         lines.append(f"{name.decode('latin-1')}: {shown.decode('latin-1')}")
     if route.credential is not None:

@@ -255,7 +255,7 @@ class UpstreamConnection(asyncio.Protocol):
                 head = parse_response_head(data[:end], max_fields=self._max_fields)
                 if head.status >= 200:
                     framing = response_framing(
-                        method=self._method, status=head.status, version=head.version, fields=head.fields
+                        method=self._method, status=head.status, version=head.version, found=head.known
                     )
                     break
             except GatewayError as error:

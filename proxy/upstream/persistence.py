@@ -5,7 +5,7 @@ Source: RFC 9112 §9.3 (persistence); MS-NLMP and RFC 4559 §6 for schemes that 
 
 from __future__ import annotations
 
-from proxy.http1.fields import CONNECTION_BOUND, Fields, challenges, list_members
+from proxy.http1.fields import CONNECTION_BOUND, Fields, challenges, connection_options
 from proxy.http1.wire import ResponseHead
 
 _HTTP_11 = (1, 1)
@@ -16,13 +16,10 @@ def leaves_open(head: ResponseHead) -> bool:
 
     A connection on which NTLM or Negotiate was spoken may carry one client's identity; the next must not inherit it.
     """
-    options: list[bytes] = []
-    for name, _ in head.fields:
-        size = len(name)  # spares most names the lower-casing
-        if size == 10 and name.lower() == b"connection":
-            options = list_members(head.fields, b"connection")
-        elif size == 16 and name.lower() == b"www-authenticate" and _binds(head.fields):
-            return False
+    known = head.known
+    options = connection_options(known)
+    if b"www-authenticate" in known and _binds(head.fields):
+        return False
     if b"close" in options:
         return False
     return head.version == _HTTP_11 or b"keep-alive" in options

@@ -10,9 +10,14 @@ from proxy.errors import Problem
 from proxy.gateway.access import Access, Peer
 from proxy.gateway.settings import AccessRules, BrowserRequests, RequiredHeader
 from proxy.http1.fields import Field
+from proxy.http1.wire import RequestHead
 from proxy.secret import FixedSecret, Secret
 
 DEFAULT = Access(AccessRules())
+
+
+def head(fields: tuple[Field, ...]) -> RequestHead:
+    return RequestHead(b"GET", b"/", (1, 1), fields)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +97,9 @@ def test_any_host():
 def test_browsers(fields: tuple[Field, ...], refused: bool):
     """What another site's page made a browser send is refused, unless its origin is listed."""
     access = Access(AccessRules(allowed_origins=(b"https://good.example",)))
-    assert (Problem.BROWSER_REFUSED if refused else None) is access.request_refused(fields, b"localhost:8080")
+    assert (Problem.BROWSER_REFUSED if refused else None) is access.request_refused(head(fields), b"localhost:8080")
     allowing = Access(AccessRules(browser_requests=BrowserRequests.ALLOW))
-    assert allowing.request_refused(fields, b"localhost:8080") is None
+    assert allowing.request_refused(head(fields), b"localhost:8080") is None
 
 
 @pytest.mark.parametrize(
@@ -110,7 +115,7 @@ def test_browsers(fields: tuple[Field, ...], refused: bool):
 def test_shared_key(fields: tuple[Field, ...], passes: bool):
     """The key is shown exactly once."""
     rules = AccessRules(required_header=RequiredHeader(name=b"X-Gateway-Key", value=FixedSecret(Secret("right"))))
-    assert (None if passes else Problem.KEY_REQUIRED) is Access(rules).request_refused(fields, b"localhost")
+    assert (None if passes else Problem.KEY_REQUIRED) is Access(rules).request_refused(head(fields), b"localhost")
 
 
 def test_inside():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
 from proxy.errors import Problem, Refusal
+from proxy.gateway.access import Peer, Visitor
 from proxy.gateway.rewrite import (
     RequestRules,
-    Sender,
-    inbound_fields,
+    ResponseRules,
+    inbound_lines,
     mapped_location,
-    outbound_fields,
+    outbound_lines,
     outbound_target,
 )
 from proxy.http1.fields import Field
@@ -28,10 +31,13 @@ def sent(
 ) -> list[Field]:
     """Returns what the upstream gets, apart from the token."""
     head = RequestHead(method, b"/orders/7", (1, 1), ((b"Host", b"localhost:8080"), *fields))
-    sender = Sender(
-        address=b"10.0.0.9", secure=False, trusted=trusted, host=b"localhost:8080", version=(1, 1), request_id=b"id-1"
+    visitor = Visitor(
+        peer=Peer(ip_address("10.0.0.9")), secure=False, refused=None, trusted=trusted, address=b"10.0.0.9"
     )
-    return outbound_fields(head, RequestRules.compiled(route(**changes)), sender, framing)
+    lines = outbound_lines(
+        head, RequestRules(route(**changes)), visitor, host=b"localhost:8080", request_id=b"id-1", framing=framing
+    )
+    return [tuple(line.split(b": ", 1)) for line in lines]
 
 
 OURS = [
@@ -185,7 +191,8 @@ def test_response_fields_pass_and_the_rules_apply():
     expected = [
         (b"ETag", b'"x"'), (b"Set-Cookie", b"a=1"), (b"Set-Cookie", b"b=2"), (b"X-Obs", b"\xff"), (b"X-Set", b"1"),
     ]  # fmt: skip
-    assert expected == inbound_fields(ResponseHead((1, 1), 200, b"OK", received), rules, method=b"GET")
+    lines = inbound_lines(ResponseHead((1, 1), 200, b"OK", received), ResponseRules(rules), method=b"GET")
+    assert expected == [tuple(line.split(b": ", 1)) for line in lines]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +202,7 @@ def test_response_fields_pass_and_the_rules_apply():
 def test_content_length_is_kept_where_it_frames_nothing(method: bytes, status: int, kept: bool):
     """It tells of the body that a GET would have had."""
     head = ResponseHead((1, 1), status, b"", ((b"Content-Length", b"5"),))
-    assert kept == bool(inbound_fields(head, route(), method=method))
+    assert kept == bool(inbound_lines(head, ResponseRules(route()), method=method))
 
 
 @pytest.mark.parametrize(
