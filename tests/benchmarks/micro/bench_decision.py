@@ -8,12 +8,12 @@ from proxy.clock import SystemClock
 from proxy.gateway.decide import Forward, decide
 from proxy.gateway.problem import Reply
 from proxy.gateway.record import RequestRecord
-from proxy.gateway.rewrite import Sender, outbound_fields
+from proxy.gateway.rewrite import outbound_lines
 from proxy.gateway.settings import LogSettings
 from proxy.http1.framing import request_framing
-from proxy.http1.wire import parse_request_head, request_head
+from proxy.http1.wire import head_octets, parse_request_head
 from proxy.metrics import Histogram
-from tests.benchmarks.micro.made import FACTS, LONG_REQUEST, REQUEST, Benchmark, snapshot
+from tests.benchmarks.micro.made import LONG_REQUEST, REQUEST, REQUEST_ID, VISITOR, Benchmark, snapshot
 
 CLOCK = SystemClock()
 
@@ -23,39 +23,34 @@ def test_decide(benchmark: Benchmark, routes: int) -> None:
     """Every rule, the route and the token; it must not cost more with more routes."""
     head, in_force = parse_request_head(REQUEST, max_fields=100), snapshot(routes)
 
-    assert isinstance(benchmark(decide, head, FACTS, in_force, CLOCK.now()), Forward)
+    assert isinstance(benchmark(decide, head, VISITOR, REQUEST_ID, in_force, CLOCK.now()), Forward)
 
 
 def test_decide_with_25_fields(benchmark: Benchmark) -> None:
     """Twenty fields more."""
     head, in_force = parse_request_head(LONG_REQUEST, max_fields=100), snapshot()
 
-    assert isinstance(benchmark(decide, head, FACTS, in_force, CLOCK.now()), Forward)
+    assert isinstance(benchmark(decide, head, VISITOR, REQUEST_ID, in_force, CLOCK.now()), Forward)
 
 
 def test_decide_to_refuse(benchmark: Benchmark) -> None:
     """No route: what a scanner costs."""
     head = parse_request_head(REQUEST.replace(b"/orders", b"/nowhere"), max_fields=100)
 
-    assert isinstance(benchmark(decide, head, FACTS, snapshot(), CLOCK.now()), Reply)
+    assert isinstance(benchmark(decide, head, VISITOR, REQUEST_ID, snapshot(), CLOCK.now()), Reply)
 
 
 def test_outbound_head(benchmark: Benchmark) -> None:
     """Fields stripped and set, and written."""
     head = parse_request_head(REQUEST, max_fields=100)
     (plan,) = snapshot().plans.values()
-    framing = request_framing(head.version, head.fields)
-    sender = Sender(
-        address=b"127.0.0.1",
-        secure=False,
-        trusted=False,
-        host=b"localhost:8080",
-        version=(1, 1),
-        request_id=FACTS.request_id,
-    )
+    framing = request_framing(head.version, head.known)
 
     def written() -> bytes:
-        return request_head(head.method, head.target, outbound_fields(head, plan.request_rules, sender, framing))
+        lines = outbound_lines(
+            head, plan.request_rules, VISITOR, host=b"localhost:8080", request_id=REQUEST_ID, framing=framing
+        )
+        return head_octets(b"GET /orders/7 HTTP/1.1", lines)
 
     assert b"X-Forwarded-For: 127.0.0.1\r\n" in benchmark(written)
 

@@ -14,8 +14,7 @@ from typing import Protocol, TypeVar
 
 from proxy.clock import SystemClock
 from proxy.config.load import load
-from proxy.gateway.access import Peer
-from proxy.gateway.decide import Facts
+from proxy.gateway.access import Peer, Visitor
 from proxy.gateway.settings import Settings
 from proxy.gateway.snapshot import Snapshot, compiled
 from proxy.metrics import GatewayMetrics
@@ -49,7 +48,8 @@ RESPONSE = (
     b"Cache-Control: no-store\r\n"
     b"\r\n"
 )
-FACTS = Facts(peer=Peer(ip_address("127.0.0.1")), secure=False, request_id=b"0123456789abcdef0123456789abcdef")
+VISITOR = Visitor(peer=Peer(ip_address("127.0.0.1")), secure=False, refused=None, trusted=False, address=b"127.0.0.1")
+REQUEST_ID = b"0123456789abcdef0123456789abcdef"
 CONFIGURATION = """\
 version: 1
 credentials:
