@@ -191,7 +191,7 @@ def _upstreams(metrics: GatewayMetrics, connections: Mapping[str, ConnectionCoun
     )
     yield from _counter(
         "upstream_errors",
-        "Failed exchanges with the upstream (RFC 9209 words).",
+        "Tries that failed at the upstream, those included after which another one went well (RFC 9209 words).",
         ("route", "error"),
         [
             ((name, error.value), count)
@@ -201,7 +201,7 @@ def _upstreams(metrics: GatewayMetrics, connections: Mapping[str, ConnectionCoun
     )
     yield from _gauge(
         "upstream_connections",
-        "Connections to the upstream.",
+        "Connections to the upstream; those that several routes share count under the first of them.",
         ("route", "state"),
         [
             ((name, state), count)

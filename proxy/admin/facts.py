@@ -37,7 +37,7 @@ class AdminFacts:
     metrics: Callable[[], GatewayMetrics]
     tokens: Callable[[], Sequence[TokenStatus]]
     routes: Callable[[], Sequence[Route]]
-    connections: Callable[[], Mapping[str, ConnectionCounts]]  # by route name
+    connections: Callable[[], Mapping[str, ConnectionCounts]]  # by name of the route, or of the first that share them
     draining: Callable[[], bool]
     log_lines_dropped: Callable[[], int]
     allowed_hosts: Callable[[], Iterable[bytes]]  # lower-case, no port; `*` admits any, `*.example` all below it

@@ -11,8 +11,9 @@ from pathlib import Path
 from proxy.config.faults import Fault, KeyPath, Place, shown
 from proxy.config.files import SECRET_FILES
 from proxy.config.network import is_loopback
+from proxy.config.references import variables
 from proxy.config.schema import Configuration
-from proxy.config.tree import MappingNode, ScalarNode, find, paths
+from proxy.config.tree import FaultyNode, ListNode, MappingNode, Node, ScalarNode, find, paths
 from proxy.gateway.settings import Settings
 from proxy.http1.target import ambiguity
 from proxy.http1.wire import METHODS
@@ -36,6 +37,8 @@ _SENT: tuple[KeyPath, ...] = (
 )
 _SCOPES: tuple[KeyPath, ...] = (("credentials", "*", "scope"), ("credentials", "*", "scopes", "*"))
 _NAMES_A_SECRET = re.compile(r"key|token|secret|passw|credential|auth|cookie|session", re.IGNORECASE)
+# `$NAME` as a whole value, or in capitals within one: `/$metadata` and `pa$word` are what they are
+_UNBRACED = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*|.*\$[A-Z_][A-Z0-9_]{2,}.*", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNLIKELY = b"x7q9-no-such-name"  # a host label and path segment that no configuration names
 
@@ -44,10 +47,12 @@ _UNLIKELY = b"x7q9-no-such-name"  # a host label and path segment that no config
 class Document:
     """A configuration without faults, in each of its forms."""
 
+    written: MappingNode = field(repr=False)  # before references were replaced
     root: MappingNode = field(repr=False)
     configuration: Configuration = field(repr=False)
     settings: Settings = field(repr=False)
     path: Path | None  # None without a file
+    env_file: Path | None  # that variables may come from
 
 
 def warnings(document: Document) -> list[Fault]:
@@ -55,6 +60,8 @@ def warnings(document: Document) -> list[Fault]:
     found = [
         *_secrets_in_file(document),
         *_readable_secret_files(document),
+        *_readable_env_file(document),
+        *_variables_without_braces(document),
         *_white_space(document),
         *_commas(document),
         *_plain_http(document),
@@ -98,6 +105,37 @@ def _readable_secret_files(document: Document) -> Iterator[Fault]:
     for path, node in _scalars(document, *SECRET_FILES):
         if _readable_by_others(Path(node.text)):
             yield _warning(document, path, "every user of this machine can read the file (chmod o-r)")
+
+
+def _readable_env_file(document: Document) -> Iterator[Fault]:
+    if document.env_file is None or not _readable_by_others(document.env_file):
+        return
+    given = variables({}, document.env_file)
+    secrets = (*_SECRETS, *_HEADERS)
+    if any(name in given for _, node in _scalars(document, *secrets) for name in node.variables):
+        message = "every user of this machine can read the file, and a secret in it (chmod o-r)"
+        yield Fault(str(document.env_file), 0, 0, "", message)
+
+
+def _variables_without_braces(document: Document) -> Iterator[Fault]:
+    for path, node in _every_scalar(document.written):
+        if not str(path[0]).startswith("x-") and _UNBRACED.fullmatch(node.text) is not None:
+            message = "holds a $NAME without braces, which is taken as it is; a variable is written ${NAME}"
+            yield Fault(node.place.file, node.place.line, node.place.column, node.place.label or shown(path), message)
+
+
+def _every_scalar(node: Node, before: KeyPath = ()) -> Iterator[tuple[KeyPath, ScalarNode]]:
+    match node:
+        case ScalarNode():
+            yield before, node
+        case ListNode():
+            for index, item in enumerate(node.items):
+                yield from _every_scalar(item, (*before, index))
+        case MappingNode():
+            for key, entry in node.entries.items():
+                yield from _every_scalar(entry.value, (*before, key))
+        case FaultyNode():
+            pass
 
 
 def _readable_by_others(path: Path) -> bool:

@@ -67,7 +67,8 @@ def load(
     files that it names need not be there.
     Raises ConfigurationFaults with every fault there is.
     """
-    known = variables(environ, ENV_FILE if use_env_file else None)
+    env_file = ENV_FILE if use_env_file else None
+    known = variables(environ, env_file)
     path, source = _found(path, known, search)
     findings = Findings()
     root = environment.tree() if path is None else parse(read(path), str(path), findings)
@@ -75,6 +76,7 @@ def load(
         if value is not None:
             option = Place(_COMMAND_LINE, label=f"--{key}")
             root = replaced(root, key, ScalarNode(value.replace("${", "$${"), option))
+    written = root
     root = reserved.refuse(resolve(root, known, findings), findings)
     configuration = validate(root, findings)
     if check_files:
@@ -82,7 +84,9 @@ def load(
     built = None if configuration is None or findings.faults else _built(configuration, root, findings)
     if configuration is None or built is None:
         raise ConfigurationFaults(findings.faults, _hint(findings))
-    document = lint.Document(root=root, configuration=configuration, settings=built, path=path)
+    document = lint.Document(
+        written=written, root=root, configuration=configuration, settings=built, path=path, env_file=env_file
+    )
     return Loaded(settings=built, source=source, document=document)
 
 

@@ -21,6 +21,7 @@ from proxy.config.load import load
 from proxy.demo.servers import DemoServers
 from proxy.process.assemble import Gateway
 from proxy.process.worker import run_loop
+from proxy.tasks import Tasks
 from proxy.units import SECONDS
 
 _PREFERRED_PORTS = {"listen": 8080, "admin": 9464}
@@ -36,12 +37,15 @@ def run_demo(*, listen: str | None, once: bool) -> int:
     """Runs the demonstration; returns the exit code: 0 if every step went as it should, 1 otherwise."""
     try:
         return run_loop(_demo(listen, once=once))
+    except KeyboardInterrupt:  # before anybody listened for it
+        return 0
     except StepFailedError as failure:
         print(f"the demonstration failed: {failure}", file=sys.stderr)
         return 1
 
 
 async def _demo(listen: str | None, *, once: bool) -> int:
+    stopped = _on_signal()
     clock = SystemClock()
     async with DemoServers(clock=clock, lifetime_s=_LIFETIME_S) as servers:
         loaded = load(
@@ -55,9 +59,7 @@ async def _demo(listen: str | None, *, once: bool) -> int:
         gateway = Gateway(replace(loaded.settings, log=replace(loaded.settings.log, access=False)), clock)
         await gateway.start()
         try:
-            await _story(servers, gateway, clock)
-            if not once:
-                stopped = _on_signal()
+            if await _told(servers, gateway, clock, stopped) and not once:
                 _what_to_try(servers, gateway)
                 await stopped.wait()
         finally:
@@ -74,6 +76,21 @@ def _free_port(role: str) -> int:
         except OSError:
             return 0
     return _PREFERRED_PORTS[role]
+
+
+async def _told(servers: DemoServers, gateway: Gateway, clock: Clock, stopped: asyncio.Event) -> bool:
+    """Tells the story; returns False if somebody has heard enough."""
+    tasks = Tasks()
+    story = tasks.start(_story(servers, gateway, clock), name="the story")
+    enough = tasks.start(stopped.wait(), name="until Ctrl-C")
+    try:
+        await asyncio.wait({story, enough}, return_when=asyncio.FIRST_COMPLETED)
+        if not story.done():
+            return False
+        story.result()
+        return True
+    finally:
+        await tasks.stop()
 
 
 async def _story(servers: DemoServers, gateway: Gateway, clock: Clock) -> None:
@@ -159,6 +176,7 @@ def _shown(request: str, status: int, text: str) -> None:
 
 def _what_to_try(servers: DemoServers, gateway: Gateway) -> None:
     url = f"http://{gateway.addresses[0]}"
+    given = servers.settings()
     _say(f"""
 It stays up until Ctrl-C. Try:
   curl -i {servers.protected_api.url}/orders            without a token: refused
@@ -166,7 +184,12 @@ It stays up until Ctrl-C. Try:
   curl -i -H 'Authorization: Bearer mine' {url}/whoami      a client's own token is replaced
   curl -i {url}/stream            a stream, passed on as it comes
   curl -s http://{gateway.admin_address}/metrics | grep bearer_proxy_token
-  curl -s http://{gateway.admin_address}/readyz?verbose""")
+  curl -s http://{gateway.admin_address}/readyz?verbose
+
+What the gateway does for its clients, by hand: get a token with the demo's client id and secret, and use it.
+  curl -s -d grant_type=client_credentials -d client_id={given["CLIENT_ID"]} \\
+    --data-urlencode 'client_secret={given["CLIENT_SECRET"]}' {given["TOKEN_URL"]}
+  curl -i -H 'Authorization: Bearer THE-TOKEN' {servers.protected_api.url}/orders""")
 
 
 def _on_signal() -> asyncio.Event:

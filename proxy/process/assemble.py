@@ -27,7 +27,7 @@ from proxy.oauth.client import TokenEndpointClient
 from proxy.routing import Route
 from proxy.tasks import Tasks
 from proxy.tokens.keepers import Keepers
-from proxy.upstream.pool import Pool, PoolKey, Pools
+from proxy.upstream.pool import Pool, PoolCounts, PoolKey, Pools
 
 _log = logging.getLogger("proxy.process")
 
@@ -123,12 +123,19 @@ class Gateway:
             max_fields=self._settings.limits.field_count,
         )
 
+    def _connections(self) -> dict[str, PoolCounts]:
+        """Returns each pool's counts, once: under the first route that uses it, so that a sum over all is true."""
+        first: dict[Pool, str] = {}
+        for name, plan in self.snapshot.plans.items():
+            first.setdefault(plan.pool, name)
+        return {name: pool.counts() for pool, name in first.items()}
+
     def _facts(self) -> AdminFacts:
         return AdminFacts(
             metrics=lambda: self._metrics,
             tokens=self._keepers.statuses,
             routes=lambda: self._settings.routes,
-            connections=lambda: {name: plan.pool.counts() for name, plan in self.snapshot.plans.items()},
+            connections=self._connections,
             draining=lambda: self._handler is not None and self._handler.traffic.draining,
             log_lines_dropped=log.dropped,
             allowed_hosts=lambda: self._settings.access.allowed_hosts,

@@ -70,6 +70,40 @@ def test_a_secret_file_that_others_can_read(key):
     assert warnings(text) == []
 
 
+def test_an_env_file_that_others_can_read():
+    """Only if a secret comes from it, and the file's name is told in the place of a line."""
+    env_file = Path(".env")
+    told = ".env: every user of this machine can read the file, and a secret in it (chmod o-r)"
+    for text, mode, expected in (
+        ("SECRET=x\nTEAM=y\n", 0o644, [told]),
+        ("SECRET=x\n", 0o640, []),
+        ("TEAM=y\n", 0o644, []),
+        ("", 0o644, []),
+    ):
+        env_file.write_text(text)
+        env_file.chmod(mode)
+        assert warnings(MINIMAL) == expected
+    env_file.write_text("KEY=x\n")
+    assert warnings(with_route("set_request_headers: {X-Key: '${KEY}'}"), KEY="from the environment") == [told]
+
+
+@pytest.mark.parametrize(
+    "value", ["$SECRET", "$client_secret", "Bearer $SECRET!", "${SECRET:-$OTHER_SECRET}", "$$SECRET"]
+)
+def test_a_variable_without_braces(value):
+    """It is the text itself, which hardly anybody means."""
+    warning = "holds a $NAME without braces, which is taken as it is; a variable is written ${NAME}"
+    found = [text for text in warnings(with_credential(f"audience: '{value}'")) if "braces" in text]
+    assert found == [f"6:15: credentials.orders.audience: {warning}"]
+
+
+@pytest.mark.parametrize("value", ["/$metadata", "pa$word", "$5", "${SECRET}", "$${SECRET}", "a $", "x$ab"])
+def test_a_dollar_that_is_one(value):
+    """Neither is what a variable's value holds, nor what nobody reads."""
+    text = "x-note: $SECRET\n" + with_credential(f"audience: '{value}'")
+    assert warnings(text, SECRET="a $LITERAL") == []
+
+
 @pytest.mark.parametrize("value", ["x ", " x", "x\n", "\u00a0x"])
 def test_white_space_that_came_along(value):
     """From a variable, as a copied secret often has it."""
