@@ -11,6 +11,7 @@ from pathlib import Path
 from proxy.config.faults import Findings, KeyPath
 from proxy.config.headers import value_fault
 from proxy.config.tree import Node, ScalarNode, find, paths
+from proxy.tls import ServerTlsSettings, TlsFileError
 from proxy.units import MIB
 
 _CLIENT_SECRETS: tuple[KeyPath, ...] = (("credentials", "*", "client_secret_file"),)
@@ -24,18 +25,20 @@ _HEADER_VALUES: tuple[KeyPath, ...] = (
 SECRET_FILES = (
     *_CLIENT_SECRETS,
     *_HEADER_VALUES,
+    ("tls", "key_file"),
     ("credentials", "*", "tls", "key_file"),
     ("routes", "*", "tls", "key_file"),
 )
 _CERTIFICATES: tuple[KeyPath, ...] = tuple(
     (section, "*", "tls", key) for section in ("credentials", "routes") for key in ("ca_file", "cert_file", "key_file")
 )
+_LISTEN_CERTIFICATES: tuple[KeyPath, ...] = tuple(("tls", key) for key in ("cert_file", "key_file", "client_ca_file"))
 _MAX_BYTES = 1 * MIB
 
 
 def check(root: Node, findings: Findings) -> None:
     """Records a fault for each file that cannot be read, or that does not hold what it should."""
-    for pattern in (*_CLIENT_SECRETS, *_HEADER_VALUES, *_CERTIFICATES):
+    for pattern in (*_CLIENT_SECRETS, *_HEADER_VALUES, *_CERTIFICATES, *_LISTEN_CERTIFICATES):
         for path in paths(root, pattern):
             node = find(root, path).node
             if not isinstance(node, ScalarNode) or findings.covers(path):
@@ -43,6 +46,15 @@ def check(root: Node, findings: Findings) -> None:
             fault = _fault(node.text, header_value=pattern in _HEADER_VALUES)
             if fault is not None:
                 findings.add(node.place, path, fault)
+
+
+def check_tls(settings: ServerTlsSettings, root: Node, findings: Findings) -> None:
+    """Records a fault if the gateway could not serve with these files: no PEM, a locked key, a key of another pair."""
+    try:
+        settings.build()
+    except TlsFileError as error:
+        path: KeyPath = ("tls", error.key)
+        findings.add(find(root, path).value_place, path, f"the file {error.reason}")
 
 
 def _fault(name: str, *, header_value: bool) -> str | None:

@@ -225,10 +225,12 @@ def _open_doors(document: Document) -> Iterator[Fault]:
     if b"*" in access.allowed_hosts:
         message = "any Host: a web page can reach the gateway under a name of its own (DNS rebinding)"
         yield _warning(document, ("access", "allowed_hosts"), message)
-    if access.required_header is not None or all(map(is_loopback, document.settings.listen)):
+    tls = document.settings.tls
+    guarded = access.required_header is not None or (tls is not None and tls.client_ca_file is not None)
+    if guarded or all(map(is_loopback, document.settings.listen)):
         return
     if any(network.prefixlen == 0 for network in access.allowed_clients):
-        message = "everyone who can reach the gateway may use its tokens; consider access.require_header"
+        message = "everyone who can reach the gateway may use its tokens; consider access.require_header or tls.client_ca_file"
         yield _warning(document, ("access", "allowed_clients"), message)
 
 

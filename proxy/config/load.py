@@ -82,7 +82,9 @@ def load(
     if check_files:
         files.check(root, findings)
     built = None if configuration is None or findings.faults else _built(configuration, root, findings)
-    if configuration is None or built is None:
+    if check_files and built is not None and built.tls is not None:
+        files.check_tls(built.tls, root, findings)
+    if configuration is None or built is None or findings.faults:
         raise ConfigurationFaults(findings.faults, _hint(findings))
     document = lint.Document(
         written=written, root=root, configuration=configuration, settings=built, path=path, env_file=env_file

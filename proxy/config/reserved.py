@@ -44,7 +44,6 @@ _CREDENTIAL = ("credentials", "*")
 _ROUTE = ("routes", "*")
 
 RESERVED_KEYS: tuple[ReservedKey, ...] = (
-    ReservedKey(("tls",), "clients speak plain http; terminate TLS in front of the gateway"),
     ReservedKey(("token_store",), "tokens are kept in memory"),
     ReservedKey((*_CREDENTIAL, "issuer"), "give token_endpoint"),
     ReservedKey((*_CREDENTIAL, "private_key_file"), "give client_secret_file"),

@@ -17,7 +17,7 @@ from proxy.config.credential import CredentialSection
 from proxy.config.network import AdminAddress, ListenAddress, ListenList, is_loopback
 from proxy.config.route import RouteSection
 from proxy.config.scalars import Boolean, CommaList, Name, Written, count, duration, size, words
-from proxy.config.section import Section, key, known, section
+from proxy.config.section import ListenTlsSection, Section, key, known, section
 from proxy.gateway.settings import Address, LogFormat, LogLevel, TcpAddress
 
 
@@ -93,6 +93,7 @@ class Configuration(Section):
         "127.0.0.1:9464", description="Where metrics, health and status are served; off = nowhere.", examples=["off"]
     )
     workers: Annotated[int, _WORKERS] = key("1", description="Processes; only 1 is supported yet.")
+    tls: ListenTlsSection | None = key(None, description=(ListenTlsSection.__doc__ or "").strip())
     shutdown_delay: Annotated[float, duration("0s", "1h")] = key(
         "0s", description="After SIGTERM: not ready any more, but still accepting."
     )

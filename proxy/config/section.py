@@ -184,3 +184,21 @@ class TlsSection(Section):
         if value is not None and info.data.get("cert_file", value) is None:
             raise ValueError("needs cert_file: a key without its certificate is of no use")
         return value
+
+
+class ListenTlsSection(Section):
+    """TLS towards clients, on every address of `listen`. Lowest version 1.2; files are read again when they change."""
+
+    cert_file: FilePath = key(
+        description="The gateway's certificate and the chain above it, PEM.", examples=["/run/secrets/tls.crt"]
+    )
+    key_file: FilePath | None = key(
+        None,
+        description="Its private key, PEM; not needed if cert_file holds it too.",
+        examples=["/run/secrets/tls.key"],
+    )
+    client_ca_file: FilePath | None = key(
+        None,
+        description="Demands a certificate of each client, from one of these authorities, PEM.",
+        examples=["/etc/bearer-proxy/clients-ca.pem"],
+    )

@@ -9,7 +9,7 @@ from proxy.config.credential import CredentialSection
 from proxy.config.network import Url
 from proxy.config.route import NO_CREDENTIAL, RouteSection
 from proxy.config.schema import Configuration, LimitsSection
-from proxy.config.section import HeaderValue, TlsSection, secret_source
+from proxy.config.section import HeaderValue, ListenTlsSection, TlsSection, secret_source
 from proxy.gateway.settings import AccessRules, Limits, LogFormat, LogLevel, LogSettings, Settings
 from proxy.oauth.registration import ClientAuthMethod, Registration
 from proxy.routing import (
@@ -25,7 +25,7 @@ from proxy.routing import (
     Timeouts,
     UnderscoreFields,
 )
-from proxy.tls import TlsSettings
+from proxy.tls import ServerTlsSettings, TlsSettings
 from proxy.tokens.access_token import CredentialName
 from proxy.tokens.lifetime import Backoff, RefreshPolicy
 from proxy.tokens.source import CredentialSettings
@@ -39,6 +39,7 @@ def settings(given: Configuration) -> Settings:
     return Settings(
         listen=given.listen,
         admin=given.admin,
+        tls=None if given.tls is None else _listen_tls(given.tls),
         access=access,
         limits=_limits(given.limits),
         log=LogSettings(
@@ -189,6 +190,10 @@ def _tls(given: TlsSection) -> TlsSettings:
         server_name=given.server_name,
         min_version="1.3" if given.min_version == "1.3" else "1.2",
     )
+
+
+def _listen_tls(given: ListenTlsSection) -> ServerTlsSettings:
+    return ServerTlsSettings(cert_file=given.cert_file, key_file=given.key_file, client_ca_file=given.client_ca_file)
 
 
 def _rate_limit(given: RouteSection) -> RateLimit | None:

@@ -1,6 +1,6 @@
 """The front protocol: accepts a connection, bounds it, and reads its first request head.
 
-It owns the connection caps, the first head's deadline, and refuses with replies of our own what ``Incoming`` finds
+It asks for the connection's place (under TLS, ``handshake`` brings it), owns the first head's deadline, and refuses with replies of our own what ``Incoming`` finds
 malformed. A good head is handed to aiohttp together with the transport, for good: no answer is being written then, the
 write buffer is empty and reading is not paused, which both event loops need for a change of protocol.
 """
@@ -13,60 +13,18 @@ from email.utils import formatdate
 
 from proxy.errors import GatewayError, Problem, Refusal
 from proxy.gateway.access import Peer
+from proxy.gateway.admission import Admission, Place
 from proxy.gateway.incoming import Incoming
+from proxy.gateway.lingering import IDLE_S, Lingering
 from proxy.gateway.problem import Reply
 from proxy.gateway.record import RefusalRecorder
 from proxy.gateway.settings import Limits
 from proxy.http1.wire import response_head
 from proxy.transports import abort
-from proxy.units import SECONDS
 
-LINGER_S = 2 * SECONDS  # an early answer is given this long to be read before the connection closes
-
-# transport, first octets, the follower of its input, its peer, and what to call when it has closed
-HandOver = Callable[[asyncio.Transport, bytes, Incoming, Peer, Callable[[], None]], None]
-
-
-class Admission:
-    """How many connections are open, in all and per client address."""
-
-    __slots__ = ("_limits", "_none_open", "_per_client", "open")
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._per_client: dict[object, int] = {}
-        self._none_open = asyncio.Event()
-        self._none_open.set()
-        self.open = 0
-
-    def enter(self, peer: Peer) -> bool:
-        """Counts a connection in, unless it would be one too many."""
-        if self._limits.connections and self.open >= self._limits.connections:
-            return False
-        if self._limits.connections_per_client and peer.address is not None:
-            count = self._per_client.get(peer.address, 0)
-            if count >= self._limits.connections_per_client:
-                return False
-            self._per_client[peer.address] = count + 1
-        self.open += 1
-        self._none_open.clear()
-        return True
-
-    def leave(self, peer: Peer) -> None:
-        """Counts a connection out."""
-        self.open -= 1
-        if not self.open:
-            self._none_open.set()
-        count = self._per_client.get(peer.address)
-        if count is not None:
-            if count > 1:
-                self._per_client[peer.address] = count - 1
-            else:
-                del self._per_client[peer.address]
-
-    async def none_open(self) -> None:
-        """Waits until every connection has closed."""
-        await self._none_open.wait()
+# transport, first octets, the follower of its input, and its place, which is left when it has closed
+HandOver = Callable[[asyncio.Transport, bytes, Incoming, Place], None]
+_MAX_TURNED_AWAY = 256  # that are being told so; more are closed without a word
 
 
 class FrontProtocol(asyncio.Protocol):
@@ -79,22 +37,25 @@ class FrontProtocol(asyncio.Protocol):
         hand_over: HandOver,
         admission: Admission,
         waiting: set[FrontProtocol],
+        turned_away: set[FrontProtocol],
         limits: Limits,
         refusals: RefusalRecorder,
         loop: asyncio.AbstractEventLoop,
+        place: Place | None = None,
     ) -> None:
         self._unix = unix
         self._hand_over = hand_over
         self._admission = admission
         self._waiting = waiting
+        self._turned_away = turned_away
         self._limits = limits
         self._refusals = refusals
         self._loop = loop
         self._incoming = Incoming(limits)
         self._transport: asyncio.Transport | None = None
-        self._peer: Peer | None = None
-        self._entered = False
-        self._refused = False
+        self._peer: Peer | None = None if place is None else place.peer
+        self._place = place
+        self._lingering: Lingering | None = None  # after a refusal
         self._deadline: asyncio.TimerHandle | None = None
 
     @property
@@ -104,31 +65,33 @@ class FrontProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Counts the connection and starts the head's deadline."""
-        self._transport = transport  # type: ignore[assignment]  # uvloop's transports do not derive from asyncio's
-        peername = transport.get_extra_info("peername")
-        if not self._unix and not peername:
-            # Reset before it was accepted: uvloop then knows no peer, and without one no access rule could be applied.
-            self._close(at_once=True)
-            return
-        self._peer = Peer(None) if self._unix else Peer.from_peername(peername)
-        self._entered = self._admission.enter(self._peer)
-        if not self._entered:
-            self._refuse(Refusal(Problem.OVERLOADED, retry_after_s=1.0))
+        link: asyncio.Transport = transport  # type: ignore[assignment]  # uvloop's do not derive from asyncio's
+        self._transport = link
+        if self._place is None:
+            self._peer = peer_of(link, unix=self._unix)
+            if self._peer is None:
+                abort(link)
+                return
+            self._place = self._admission.enter(self._peer, link)
+        if self._place is None:
+            self._turn_away()
             return
         self._waiting.add(self)
         self._deadline = self._loop.call_later(self._limits.head_timeout_s, self._late)
 
     def data_received(self, data: bytes) -> None:
         """Collects the first head; hands over when it is whole and well-formed."""
-        transport, peer = self._transport, self._peer
-        if self._refused or transport is None or peer is None or transport.is_closing():
+        if self._lingering is not None:
+            self._lingering.heard(len(data))
+            return
+        transport, place = self._transport, self._place
+        if transport is None or place is None or transport.is_closing():
             return
         passed = self._incoming.feed(data)
         if self._incoming.heads:
             self._end_waiting()
             self._transport = None
-            admission = self._admission
-            self._hand_over(transport, passed, self._incoming, peer, lambda: admission.leave(peer))
+            self._hand_over(transport, passed, self._incoming, place)
         elif self._incoming.fault is not None:
             self._refuse(self._incoming.fault)
 
@@ -139,26 +102,26 @@ class FrontProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Counts the connection out."""
         self._end_waiting()
-        if self._entered and self._transport is not None and self._peer is not None:
-            self._admission.leave(self._peer)
+        self._turned_away.discard(self)
+        if self._lingering is not None:
+            self._lingering.cancel()
+        if self._transport is not None and self._place is not None:
+            self._place.leave()
         self._transport = None
 
     def drain(self) -> None:
         """Closes a connection on which nothing has come."""
-        if not self.head_under_way and not self._refused:
+        if not self.head_under_way and self._lingering is None:
             self._close()
 
     def cut(self) -> None:
         """Ends a connection whose head is still under way: 503 `draining`."""
-        if not self._refused:
+        if self._lingering is None:
             self._refuse(Refusal(Problem.DRAINING, retry_after_s=1.0))
 
-    def _close(self, *, at_once: bool = False) -> None:
+    def _close(self) -> None:
         if self._transport is not None:
-            if at_once:
-                abort(self._transport)
-            else:
-                self._transport.close()
+            self._transport.close()
 
     def _end_waiting(self) -> None:
         self._waiting.discard(self)
@@ -173,16 +136,37 @@ class FrontProtocol(asyncio.Protocol):
         else:
             self._close()  # opened in advance and never used: nothing to answer
 
+    def _turn_away(self) -> None:
+        """Answers 503 to one connection too many. It has no place, so it may not stay: no octet makes it longer."""
+        assert self._transport is not None
+        if len(self._turned_away) >= _MAX_TURNED_AWAY:
+            self._refusals.reply(Refusal(Problem.OVERLOADED), self._peer)
+            abort(self._transport)
+            return
+        self._turned_away.add(self)
+        self._refuse(Refusal(Problem.OVERLOADED, retry_after_s=1.0))
+        self._deadline = self._loop.call_later(IDLE_S, abort, self._transport)
+
     def _refuse(self, refusal: GatewayError) -> None:
         """Answers and closes, but reads on for a while: a close with unread input would reset the answer away."""
         transport = self._transport
         assert transport is not None
-        self._refused = True
         self._end_waiting()
         transport.write(whole_reply(self._refusals.reply(refusal, self._peer)))
         if transport.can_write_eof():
             transport.write_eof()
-        self._deadline = self._loop.call_later(LINGER_S, self._close)
+        self._lingering = Lingering(self._loop, self._close)
+
+
+def peer_of(transport: asyncio.Transport, *, unix: bool) -> Peer | None:
+    """Returns who connected, None for a connection that was reset before it was accepted.
+
+    uvloop then knows no peer, and without one no access rule could be applied.
+    """
+    if unix:
+        return Peer(None)
+    peername = transport.get_extra_info("peername")
+    return Peer.from_peername(peername) if peername else None
 
 
 def whole_reply(reply: Reply) -> bytes:

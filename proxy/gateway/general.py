@@ -8,7 +8,7 @@ refused (aiohttp's own echo the input and log tracebacks); and word of the conne
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -20,9 +20,11 @@ from aiohttp.streams import StreamReader
 from proxy.clock import SystemClock
 from proxy.errors import Problem, Refusal
 from proxy.gateway.access import Peer
-from proxy.gateway.front import LINGER_S, whole_reply
+from proxy.gateway.admission import Place
+from proxy.gateway.front import whole_reply
 from proxy.gateway.handler import Handler
 from proxy.gateway.incoming import Incoming
+from proxy.gateway.lingering import IDLE_S, MAX_OCTETS, TOTAL_S, Lingering
 from proxy.gateway.problem import Reply
 from proxy.gateway.record import RefusalRecorder
 from proxy.gateway.relay import ClientStream
@@ -44,26 +46,23 @@ class GeneralServer(web.Server):
         self._refusals = refusals
         self._event_loop = asyncio.get_running_loop()
 
-    def take(
-        self, transport: asyncio.Transport, data: bytes, incoming: Incoming, peer: Peer, closed: Callable[[], None]
-    ) -> None:
+    def take(self, transport: asyncio.Transport, data: bytes, incoming: Incoming, place: Place) -> None:
         """Takes a connection over for good, with the octets that may go on so far."""
         limits = self._limits
         connection = ClientConnection(
             self,
             loop=self._event_loop,
             incoming=incoming,
-            peer=peer,
+            place=place,
             refusals=self._refusals,
             head_timeout_s=limits.head_timeout_s,
-            closed=closed,
             keepalive_timeout=limits.keepalive_timeout_s,
             access_log=None,
             # the bounds that count are those of `Incoming`; the parser's only have to let through what passed them
             max_line_size=limits.head_bytes,
             max_field_size=limits.head_bytes,
             max_headers=limits.field_count + 1,
-            lingering_time=LINGER_S,
+            lingering_time=0,  # ours is `_linger`
             read_bufsize=_READ_BUFFER,
             auto_decompress=False,
         )
@@ -93,12 +92,16 @@ class GeneralServer(web.Server):
         connection = request.protocol
         assert isinstance(connection, ClientConnection)
         client = ClientStream(
-            _head(request), RequestWire(request), self._handler.snapshot.limits, keep_alive=request.keep_alive
+            _head(request),
+            RequestWire(request, connection.place),
+            self._handler.snapshot.limits,
+            keep_alive=request.keep_alive,
         )
         secure = request.get_extra_info("sslcontext") is not None
         try:
             # the peer as it was when the connection was accepted; a reset one has none any more
             await self._handler.serve(client, peer=connection.peer, secure=secure)
+            await connection.linger()
             return _Sent(keep_alive=client.keep_alive and client.started)
         finally:
             if connection.request_ends():
@@ -109,8 +112,8 @@ class ClientConnection(web.RequestHandler):
     """One client connection in aiohttp's hands."""
 
     __slots__ = (
-        "_closed", "_deadline", "_ended", "_event_loop", "_head_timeout_s", "_incoming", "_payload", "_refusals",
-        "_told", "peer",
+        "_deadline", "_ended", "_event_loop", "_head_timeout_s", "_incoming", "_lingering", "_payload", "_refusals",
+        "_told", "place",
     )  # fmt: skip
 
     def __init__(
@@ -119,23 +122,27 @@ class ClientConnection(web.RequestHandler):
         *,
         loop: asyncio.AbstractEventLoop,
         incoming: Incoming,
-        peer: Peer,
+        place: Place,
         refusals: RefusalRecorder,
         head_timeout_s: float,
-        closed: Callable[[], None],
         **options: Any,
     ) -> None:
         super().__init__(server, loop=loop, **options)
-        self.peer = peer
+        self.place = place
         self._event_loop = loop
         self._incoming = incoming
         self._refusals = refusals
         self._head_timeout_s = head_timeout_s
-        self._closed = closed
         self._payload: StreamReader | None = None  # of the request being served
         self._ended = 0  # requests answered
         self._told = False  # a refusal was written: what still comes is read and dropped
+        self._lingering: Lingering | None = None  # after an answer that came before the whole request did
         self._deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def peer(self) -> Peer:
+        """Returns who connected, as it was when the connection was accepted."""
+        return self.place.peer
 
     @property
     def idle(self) -> bool:
@@ -162,6 +169,19 @@ class ClientConnection(web.RequestHandler):
         self._look_ahead()
         return self._unanswered > 0
 
+    async def linger(self) -> None:
+        """Reads the rest of a body that was answered early, so that the answer is not lost to a reset."""
+        payload, transport = self._payload, self.transport
+        if payload is None or payload.is_eof() or transport is None or transport.is_closing():
+            return
+        now_s = self._event_loop.time()
+        end_s, left = now_s + TOTAL_S, MAX_OCTETS
+        with suppress(TimeoutError, ConnectionError, web.RequestPayloadError):
+            while not payload.is_eof() and left > 0 and now_s < end_s:
+                async with asyncio.timeout(min(IDLE_S, end_s - now_s)):
+                    left -= len(await payload.readany())
+                now_s = self._event_loop.time()
+
     def first_received(self, data: bytes) -> None:
         """Takes the octets that the front protocol has let through."""
         super().data_received(data)
@@ -173,6 +193,8 @@ class ClientConnection(web.RequestHandler):
             super().data_received(data)
             return
         if self._told:
+            if self._lingering is not None:
+                self._lingering.heard(len(data))
             return
         passed = self._incoming.feed(data)
         if passed:
@@ -184,9 +206,10 @@ class ClientConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tells whoever counts connections."""
         self._end_deadline()
+        if self._lingering is not None:
+            self._lingering.cancel()
         super().connection_lost(exc)
-        closed, self._closed = self._closed, _nothing
-        closed()
+        self.place.leave()
 
     def handle_error(
         self,
@@ -237,16 +260,17 @@ class ClientConnection(web.RequestHandler):
         self.transport.write(whole_reply(self._refusals.reply(refusal, self.peer)))
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._deadline = self._event_loop.call_later(LINGER_S, self.force_close)
+        self._lingering = Lingering(self._event_loop, self.force_close)
 
 
 class RequestWire:
     """One request's connection, as aiohttp gives it: public parts only."""
 
-    __slots__ = ("_content", "_request")
+    __slots__ = ("_content", "_place", "_request")
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(self, request: web.BaseRequest, place: Place) -> None:
         self._request = request
+        self._place = place
         self._content = request.content
 
     @property
@@ -272,6 +296,10 @@ class RequestWire:
             return await self._content.readany()
         except web.RequestPayloadError as error:
             raise _malformed_body() from error
+
+    def untaken(self) -> int:
+        """Returns how many octets were written that the client's side has not taken yet, the system's included."""
+        return self._place.untaken(self._request.transport)
 
     async def write(self, data: bytes) -> None:
         """Writes, and waits while the client does not take it. Raises ConnectionError if it is gone."""
@@ -321,7 +349,3 @@ def _head(request: web.BaseRequest) -> RequestHead:
 
 def _malformed_body() -> Refusal:
     return Refusal(Problem.BAD_REQUEST, "malformed request body")
-
-
-def _nothing() -> None:
-    """Stands in once the connection's end was told."""

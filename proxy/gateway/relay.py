@@ -8,11 +8,8 @@ are written as our own bytes: a library would add fields (Content-Type, Server),
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import socket
 import struct
-import sys
-import termios
 from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
@@ -52,6 +49,9 @@ class Wire(Protocol):
 
         Raises ConnectionError or OSError if the client is gone, Refusal(BAD_REQUEST) if the body is malformed or cut.
         """
+
+    def untaken(self) -> int:
+        """Returns how many octets were written that the client's side has not taken yet, the system's included."""
 
     async def write(self, data: bytes) -> None:
         """Writes octets and waits while the client does not take them. Raises ConnectionError if it is gone."""
@@ -189,26 +189,11 @@ class ClientStream:
         self._look = self._loop.call_later(look_s, self._look_at_progress, bound, before)
 
     def _look_at_progress(self, bound: asyncio.Timeout, before: int | None) -> None:
-        left = self._untaken()
+        left = self._wire.untaken()
         if before is not None and left >= before:
             bound.reschedule(self._loop.time())
         else:
             self._look_again(bound, left)
-
-    def _untaken(self) -> int:
-        """Returns how many octets were written that the client's side has not taken yet, the system's included.
-
-        The system's buffer may hold megabytes and says nothing before a third of them has left; a client that reads
-        them slowly would look like one that does not read.
-        """
-        transport = self._wire.transport
-        if transport is None:
-            return 0
-        with suppress(OSError, AttributeError):  # of a socket that is closed already
-            descriptor = transport.get_extra_info("socket").fileno()
-            queued = int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-            return queued + transport.get_write_buffer_size()
-        return 0
 
 
 class RequestBody:

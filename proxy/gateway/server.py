@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 from functools import partial
 from pathlib import Path
 
 from proxy.clock import Clock
 from proxy.errors import ConfigurationError
-from proxy.gateway.front import Admission, FrontProtocol
+from proxy.gateway.admission import Admission, Place
+from proxy.gateway.front import FrontProtocol
 from proxy.gateway.general import GeneralServer
 from proxy.gateway.handler import Handler
+from proxy.gateway.handshake import Handshake
 from proxy.gateway.record import RefusalRecorder
 from proxy.gateway.settings import Address, Limits, TcpAddress, UnixAddress
+from proxy.log import RateLimited
+from proxy.tasks import Tasks
+from proxy.tls import ServerTlsSettings, TlsContexts
 from proxy.units import MILLISECONDS, SECONDS
 from proxy.unix_socket import private_unix_socket
 
+_log = logging.getLogger("proxy.gateway")
 _BACKLOG = 1024  # connections the kernel holds while the loop is busy
 _LAST_ACCEPTS_S = 50 * MILLISECONDS
 _DRAIN_STEP_S = 10 * MILLISECONDS
@@ -30,15 +37,30 @@ _LAST_ANSWERS_S = 1 * SECONDS  # for what is written after the drain timeout; ai
 class GatewayServer:
     """Listens, and ends without losing requests."""
 
-    def __init__(self, handler: Handler, *, limits: Limits, refusals: RefusalRecorder, clock: Clock) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        limits: Limits,
+        refusals: RefusalRecorder,
+        clock: Clock,
+        tasks: Tasks,
+        tls: ServerTlsSettings | None = None,
+    ) -> None:
         self._handler = handler
+        self._tasks = tasks
+        self._tls = tls
+        self._contexts = TlsContexts()
         self._limits = limits
         self._refusals = refusals
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._general = GeneralServer(handler, limits=limits, refusals=refusals)
-        self._admission = Admission(limits)
+        self._admission = Admission(limits, self._loop)
+        self._failures = RateLimited(_log, 1)
+        self._handshakes: set[Handshake] = set()
         self._waiting: set[FrontProtocol] = set()
+        self._turned_away: set[FrontProtocol] = set()
         self._listeners: list[asyncio.Server] = []
         self._socket_files: list[Path] = []
         self._drain_bound: asyncio.Timeout | None = None
@@ -50,31 +72,60 @@ class GatewayServer:
         """Returns how many client connections are open."""
         return self._admission.open
 
-    def protocol(self, *, unix: bool) -> FrontProtocol:
-        """Returns the protocol of a new connection; who comes by a unix socket was let in by the file's mode."""
+    def protocol(self, *, unix: bool, place: Place | None = None) -> FrontProtocol:
+        """Returns the protocol of a new connection that speaks plain HTTP, or has spoken TLS and has its place.
+
+        Who comes by a unix socket was let in by the file's mode.
+        """
         return FrontProtocol(
             unix=unix,
             hand_over=self._general.take,
             admission=self._admission,
             waiting=self._waiting,
+            turned_away=self._turned_away,
             limits=self._limits,
             refusals=self._refusals,
+            loop=self._loop,
+            place=place,
+        )
+
+    def _accepted(self, tls: ServerTlsSettings | None, *, unix: bool) -> asyncio.Protocol:
+        """Returns the protocol of a connection to one of our addresses."""
+        if tls is None:
+            return self.protocol(unix=unix)
+        return Handshake(
+            unix=unix,
+            context=partial(self._contexts.get, tls),
+            front=lambda place: self.protocol(unix=unix, place=place),
+            admission=self._admission,
+            under_way=self._handshakes,
+            limits=self._limits,
+            refusals=self._refusals,
+            failures=self._failures,
+            tasks=self._tasks,
             loop=self._loop,
         )
 
     async def listen(self, addresses: tuple[Address, ...]) -> None:
-        """Opens every listener. Raises ConfigurationError, naming the address, if one cannot be had."""
+        """Opens every listener.
+
+        Raises ConfigurationError if the TLS files cannot be used, or if an address, which it names, cannot be had.
+        """
+        if self._tls is not None:
+            self._contexts.get(self._tls)
         for address in addresses:
             try:
                 if isinstance(address, UnixAddress):
                     listener = await self._loop.create_unix_server(
-                        partial(self.protocol, unix=True), sock=private_unix_socket(address.path), backlog=_BACKLOG
+                        partial(self._accepted, self._tls, unix=True),
+                        sock=private_unix_socket(address.path),
+                        backlog=_BACKLOG,
                     )
                     self._socket_files.append(address.path)
                     bound: Address = address
                 else:
                     listener = await self._loop.create_server(
-                        partial(self.protocol, unix=False),
+                        partial(self._accepted, self._tls, unix=False),
                         address.host,
                         address.port,
                         backlog=_BACKLOG,
@@ -98,21 +149,25 @@ class GatewayServer:
         try:
             async with asyncio.timeout(0 if self._hurried else timeout_s) as self._drain_bound:
                 # A head under way is a request too, though nobody serves it yet; closing flushes what was written last.
-                while self._waiting or self._general.connections:
-                    for front in tuple(self._waiting):
-                        front.drain()
+                while self._handshakes or self._waiting or self._general.connections:
+                    for early in self._before_a_request():
+                        early.drain()
                     self._general.close_idle()
                     await self._clock.sleep(_DRAIN_STEP_S)
                 await self._admission.none_open()
         except TimeoutError:
             finished = not len(self._handler.traffic) and not self._waiting
-            for front in tuple(self._waiting):
-                front.cut()
+            for early in self._before_a_request():
+                early.cut()
             await self._handler.traffic.cut()
         finally:
             self._drain_bound = None
         await self._general.shutdown(_LAST_ANSWERS_S)
         return finished
+
+    def _before_a_request(self) -> list[Handshake | FrontProtocol]:
+        """Returns the connections that have not sent a whole head yet."""
+        return [*self._handshakes, *self._waiting]
 
     def hurry(self) -> None:
         """Ends the waiting of a `drain` under way, or of one to come."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from proxy.routing import Route, RouteName
 from proxy.secret import SecretSource
+from proxy.tls import ServerTlsSettings
 from proxy.tokens.source import CredentialSettings
 from proxy.units import KIB, SECONDS
 
@@ -127,5 +128,6 @@ class Settings:
     routes: tuple[Route, ...]
     route_access: dict[RouteName, AccessRules] = field(default_factory=dict)  # a route's own, narrower rules
     route_body_bytes: dict[RouteName, int] = field(default_factory=dict)  # a route's own body limit, octets
+    tls: ServerTlsSettings | None = None  # towards clients, on every listening address; None = plain http
     shutdown_delay_s: float = 0.0
     drain_timeout_s: float = 20 * SECONDS

@@ -85,7 +85,14 @@ class Gateway:
             self.snapshot, clock=self._clock, tasks=self._tasks, new_request_id=new_request_id, log=self._settings.log
         )
         refusals = RefusalRecorder(self._metrics, self._settings.log, new_request_id)
-        self._server = GatewayServer(self._handler, limits=self._settings.limits, refusals=refusals, clock=self._clock)
+        self._server = GatewayServer(
+            self._handler,
+            limits=self._settings.limits,
+            refusals=refusals,
+            clock=self._clock,
+            tasks=self._tasks,
+            tls=self._settings.tls,
+        )
         if self._settings.admin is not None:
             self._admin = AdminServer(self._settings.admin, self._facts(), self._clock)
             await self._admin.start()

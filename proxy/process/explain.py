@@ -55,7 +55,7 @@ def _own_host(settings: Settings) -> bytes:
 def explain(settings: Settings, clock: Clock, *, method: str, url: str) -> Explanation:
     """Returns what would become of a request from a client that may use the gateway. Needs an event loop."""
     gateway = Gateway(settings, clock)
-    visitor = gateway.snapshot.visitor(Peer(None), secure=False)
+    visitor = gateway.snapshot.visitor(Peer(None), secure=settings.tls is not None)
     head = request_head(method, url, (), settings)
     match decide(head, visitor, new_request_id(), gateway.snapshot, clock.now()):
         case Reply() as reply:

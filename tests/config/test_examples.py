@@ -26,7 +26,7 @@ def environment(path: Path) -> dict[str, str]:
 
 def test_the_examples_are_there():
     """One for each way of use."""
-    assert [path.stem for path in EXAMPLES] == ["container", "minimal", "private-api", "several-routes"]
+    assert [path.stem for path in EXAMPLES] == ["container", "minimal", "private-api", "several-routes", "tls"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

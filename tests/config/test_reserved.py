@@ -11,7 +11,6 @@ from tests.config.written import MINIMAL, faults, with_credential, with_route
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("tls: {cert_file: a}\n" + MINIMAL, "1:1: tls: not supported yet; clients speak plain http; terminate TLS in front of the gateway"),
         ("token_store: redis\n" + MINIMAL, "1:1: token_store: not supported yet; tokens are kept in memory"),
         ("workers: 4\n" + MINIMAL, "1:10: workers: not supported yet; one process serves"),
         ("workers: auto\n" + MINIMAL, "1:10: workers: not supported yet; one process serves"),

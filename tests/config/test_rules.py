@@ -3,6 +3,7 @@
 import pytest
 
 from tests.config.written import CREDENTIAL, MINIMAL, ROUTE, faults, with_credential, with_route
+from tests.upstream.certificates import Authority
 
 HTTP_AS = MINIMAL.replace("https://as.example", "http://as.example")
 HTTP_API = MINIMAL.replace("https://api.example", "http://api.example")
@@ -265,6 +266,40 @@ def test_files_of_tls_and_headers(tmp_path):
         "11:45: routes[0].set_request_headers.X-A.value_file: the file's text holds a control character, which no header's value can",
         "12:20: routes[0].tls.ca_file: the file cannot be read: No such file or directory",
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("cert_file: {0}/a.pem, key_file: {0}/a.key, client_ca_file: {0}/ca.pem", None),
+        ("cert_file: {0}/both.pem", None),
+        ("key_file: {0}/a.key", "tls.cert_file: is missing"),
+        ("cert_file: {0}/none.pem", "tls.cert_file: the file cannot be read: No such file or directory"),
+        (
+            "cert_file: {0}/a.pem, key_file: {0}/b.key",
+            "tls.cert_file: the file cannot be used (the key is not the certificate's: KEY_VALUES_MISMATCH)",
+        ),
+        ("cert_file: {0}/a.pem, key_file: {0}/locked.key", "tls.cert_file: the file cannot be used (not PEM, or its key is locked)"),
+        ("cert_file: {0}/a.key, key_file: {0}/a.key", "tls.cert_file: the file cannot be used (not PEM, or its key is locked)"),
+        ("cert_file: {0}/both.pem, client_ca_file: {0}/a.key", "tls.client_ca_file: the file cannot be used (NO_CERTIFICATE_OR_CRL_FOUND)"),
+        ("cert_file: {0}/both.pem, min_version: 1.0", "tls.min_version: is an unknown key"),
+    ],
+)  # fmt: skip
+def test_tls_towards_clients(tmp_path, given, expected):
+    """What it could not serve with is told before it serves: files that are not there, not PEM, locked, or no pair."""
+    authority = Authority(tmp_path)
+    one = authority.pair("a", file="a")
+    authority.pair("b", file="b")
+    authority.pair("c", file="locked", passphrase=b"open sesame")
+    (tmp_path / "locked.pem").rename(tmp_path / "unused.pem")
+    (tmp_path / "both.pem").write_bytes(one.cert.read_bytes() + one.key.read_bytes())
+    found = faults(f"tls: {{{given.format(tmp_path)}}}\n" + MINIMAL)
+    if expected is None:
+        assert found == []
+    else:
+        (fault,) = found
+        assert fault.endswith(expected)
+        assert fault.startswith("1:")
 
 
 def _file(folder, data):

@@ -34,7 +34,7 @@ from proxy.routing import (
     UnderscoreFields,
 )
 from proxy.secret import FixedSecret, Secret, SecretFile
-from proxy.tls import TlsSettings
+from proxy.tls import ServerTlsSettings, TlsSettings
 from proxy.tokens.access_token import CredentialName
 from proxy.tokens.lifetime import Backoff, RefreshPolicy
 from proxy.tokens.source import CredentialSettings
@@ -49,6 +49,7 @@ admin: off
 workers: 1
 shutdown_delay: 5s
 drain_timeout: 1m
+tls: {cert_file: /s.pem, key_file: /s.key, client_ca_file: clients.pem}
 access:
   allowed_hosts: Gateway, "[::1]"
   allowed_clients: 10.0.0.0/8, ::1
@@ -248,6 +249,9 @@ def test_every_key():
             )
         },
         route_body_bytes={RouteName("full"): 0},
+        tls=ServerTlsSettings(
+            cert_file=Path("/s.pem"), key_file=Path("/s.key"), client_ca_file=Path("clients.pem")
+        ),
         shutdown_delay_s=5.0,
         drain_timeout_s=60.0,
     )  # fmt: skip
