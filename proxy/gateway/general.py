@@ -29,6 +29,7 @@ from proxy.gateway.problem import Reply
 from proxy.gateway.record import RefusalRecorder
 from proxy.gateway.relay import ClientStream
 from proxy.gateway.settings import Limits
+from proxy.http1.fields import persists
 from proxy.http1.wire import RequestHead
 from proxy.units import KIB
 
@@ -91,12 +92,10 @@ class GeneralServer(web.Server):
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
         assert isinstance(connection, ClientConnection)
-        client = ClientStream(
-            _head(request),
-            RequestWire(request, connection.place),
-            self._handler.snapshot.limits,
-            keep_alive=request.keep_alive,
-        )
+        head = _head(request)
+        kept = persists(head.version, head.known)
+        wire = RequestWire(request, connection.place)
+        client = ClientStream(head, wire, self._handler.snapshot.limits, keep_alive=kept)
         secure = request.get_extra_info("sslcontext") is not None
         try:
             # the peer as it was when the connection was accepted; a reset one has none any more

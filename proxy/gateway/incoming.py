@@ -2,29 +2,37 @@
 
 Octets go on only as far as they are well-formed: a head when it is whole, within its bounds and grammatical, a body as
 it comes. So the strict rules of ``http1`` hold for every request of a connection, and what aiohttp's parser would accept,
-answer in words of its own, or buffer without a bound never reaches it. The first fault ends it all.
+answer in words of its own, or buffer without a bound never reaches it. A chunked body goes on in chunks of our own, so
+that the two parsers cannot disagree about a chunk's line or a trailer. The first fault ends it all, and so does a request
+that asks for the connection to close.
 
-Source: RFC 9112 §2.2, §3, §6, §9.3.2 (pipelining).
+Source: RFC 9112 §2.2, §3, §6, §9.3.2 (pipelining), §9.6 (closing).
 """
 
 from __future__ import annotations
 
 from proxy.errors import Problem, Refusal
 from proxy.gateway.settings import Limits
-from proxy.http1.framing import BodyKind, ChunkedDecoder, request_framing
+from proxy.http1.fields import persists
+from proxy.http1.framing import LAST_CHUNK, BodyKind, ChunkedDecoder, encode_chunk, request_framing
 from proxy.http1.wire import RequestHead, find_head_end, parse_request_head
+
+_MAX_EMPTY_LINES = 8  # octets: four empty lines before a request, as some clients send after a body (RFC 9112 §2.2)
+_PLAIN = [b"chunked"]
 
 
 class Incoming:
-    """The state of one connection's input."""
+    """The state of one connection's input. No octet of it is moved more often than a fixed number of times."""
 
-    __slots__ = ("_buffer", "_chunks", "_left", "_limits", "fault", "fault_in_body", "heads")
+    __slots__ = ("_buffer", "_chunks", "_empty", "_last", "_left", "_limits", "fault", "fault_in_body", "heads")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._buffer = bytearray()  # the part of a head that has come
+        self._buffer = bytearray()  # the part of a head that has come, if it came in more pieces than one
+        self._empty = 0  # octets of empty lines before the next head
         self._left = 0  # octets of a body with Content-Length still to come
-        self._chunks: ChunkedDecoder | None = None  # in a chunked body; it only watches
+        self._chunks: ChunkedDecoder | None = None  # in a chunked body
+        self._last = False  # the connection closes after the present request: what follows it is nobody's
         self.fault: Refusal | None = None  # nothing goes on behind it
         self.fault_in_body = False
         self.heads = 0  # that went on
@@ -34,17 +42,23 @@ class Incoming:
         """Tells whether a part of a head has come."""
         return bool(self._buffer)
 
+    @property
+    def body_under_way(self) -> bool:
+        """Tells whether a request's head has come, and its body not as a whole."""
+        return self._left > 0 or self._chunks is not None
+
     def feed(self, data: bytes) -> bytes:
         """Takes octets and returns those that may go on; sets `fault` at the first that may not."""
         if self.fault is not None:
             return b""
-        if not self._buffer and 0 < len(data) <= self._left:  # the whole of it is body, as mostly in uploads
+        if 0 < len(data) <= self._left:  # the whole of it is body, as mostly in uploads
             self._left -= len(data)
             return data
         passed: list[bytes] = []
+        at = 0
         try:
-            while data:
-                data = self._step(data, passed)
+            while at < len(data):
+                at = self._step(data, at, passed)
         except Refusal as refusal:
             self.fault = refusal
         except ValueError:
@@ -52,56 +66,81 @@ class Incoming:
             self.fault_in_body = True
         return passed[0] if len(passed) == 1 else b"".join(passed)
 
-    def _step(self, data: bytes, passed: list[bytes]) -> bytes:
-        """Takes the next part of the input; returns the rest."""
-        if self._chunks is not None:
-            self._chunks.feed(data)
-            if not self._chunks.done:
-                passed.append(data)
-                return b""
-            rest = self._chunks.tail
-            passed.append(data[: len(data) - len(rest)])
-            self._chunks = None
-            return rest
+    def _step(self, data: bytes, at: int, passed: list[bytes]) -> int:
+        """Takes the next part of the input, which begins at `at`; returns where the rest begins."""
+        if (chunks := self._chunks) is not None:
+            pieces = chunks.feed(data, at)
+            passed.append(encode_chunk(b"".join(pieces)))
+            if chunks.done:
+                passed.append(LAST_CHUNK)
+                self._chunks = None
+            return len(data) - chunks.beyond
         if self._left:
-            part = data[: self._left]
+            part = data[at : at + self._left]
             self._left -= len(part)
             passed.append(part)
-            return data[len(part) :]
-        return self._head(data, passed)
+            return at + len(part)
+        if self._last:
+            return len(data)
+        if not self._buffer and (rest := self._empty_lines(data, at)) > at:
+            return rest
+        return self._head(data, at, passed)
 
-    def _head(self, data: bytes, passed: list[bytes]) -> bytes:
-        """Collects a head; passes it on when it is whole and well-formed. Empty lines before it are dropped."""
-        buffer = self._buffer
-        if not buffer:
-            data = data.lstrip(b"\r\n") if data[:1] in {b"\r", b"\n"} else data
-        start = max(0, len(buffer) - 3)
-        buffer += data
-        end = find_head_end(buffer, start)
-        if (end if end >= 0 else len(buffer)) > self._limits.head_bytes:
-            line = buffer.find(b"\r\n", 0, self._limits.head_bytes)
+    def _empty_lines(self, data: bytes, at: int) -> int:
+        """Passes over line ends before a head; returns where the rest begins."""
+        while at < len(data) and data[at] == b"\r\n"[self._empty % 2]:
+            self._empty += 1
+            at += 1
+            if self._empty > _MAX_EMPTY_LINES:
+                raise Refusal(Problem.BAD_REQUEST, "too many empty lines")
+        if at < len(data) and self._empty % 2:
+            raise Refusal(Problem.BAD_REQUEST, "a line end without LF")
+        return at
+
+    def _head(self, data: bytes, at: int, passed: list[bytes]) -> int:
+        """Collects a head; passes it on when it is whole and well-formed. Returns where the rest begins."""
+        buffer, limit = self._buffer, self._limits.head_bytes
+        if buffer:
+            known = len(buffer)
+            buffer += data[at : at + limit + 1 - known]
+            end = find_head_end(buffer, max(0, known - 3))
+            raw, rest = bytes(buffer[: max(end, 0)]), at + end - known
+        else:
+            end = rest = find_head_end(data, at)
+            raw = data[at : max(end, 0)]
+            if end < 0:
+                buffer += data[at : at + limit + 1]
+        if (len(raw) if end >= 0 else len(buffer)) > limit:
+            line = (buffer or raw).find(b"\r\n", 0, limit)
             raise Refusal(Problem.TARGET_TOO_LONG if line < 0 else Problem.HEAD_TOO_LARGE)
         if end < 0:
-            return b""
-        raw, rest = bytes(buffer[:end]), bytes(buffer[end:])
+            return len(data)
         buffer.clear()
+        self._empty = 0
         head = parse_request_head(raw, max_fields=self._limits.field_count)
         framing = request_framing(head.version, head.known)
         if framing.kind is BodyKind.LENGTH:
             self._left = framing.length
         elif framing.kind is BodyKind.CHUNKED:
             self._chunks = ChunkedDecoder()
+        self._last = not persists(head.version, head.known)
         self.heads += 1
-        passed.append(_without_upgrade(head) if b"upgrade" in head.known else raw)
+        needs_rewriting = b"upgrade" in head.known or head.known.get(b"transfer-encoding", _PLAIN) != _PLAIN
+        passed.append(_rewritten(head) if needs_rewriting else raw)
         return rest
 
 
-def _without_upgrade(head: RequestHead) -> bytes:
-    """Returns the head's octets without its Upgrade fields.
+def _rewritten(head: RequestHead) -> bytes:
+    """Returns the head's octets without its Upgrade fields, and with chunked framing said in its plainest form.
 
     aiohttp's parser stops behind a request to upgrade and loses what was pipelined after it, so that a later body would
-    be read as a request; nothing is upgraded here, as RFC 9110 §7.8 allows.
+    be read as a request; nothing is upgraded here, as RFC 9110 §7.8 allows. And how it reads a list of codings with
+    empty members need not be asked.
     """
     lines = [b"%b %b HTTP/%d.%d" % (head.method, head.target, *head.version)]
-    lines += [name + b": " + value for name, value in head.fields if name.lower() != b"upgrade"]
+    lines += [
+        name + b": " + value for name, value in head.fields if name.lower() not in {b"upgrade", b"transfer-encoding"}
+    ]
+    if b"transfer-encoding" in head.known:
+        lines.append(b"Transfer-Encoding: chunked")
     return b"\r\n".join([*lines, b"", b""])

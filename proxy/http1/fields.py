@@ -142,6 +142,12 @@ def connection_options(found: Known) -> frozenset[bytes]:
     return frozenset(list_members(lines)) if lines else _NO_OPTIONS
 
 
+def persists(version: tuple[int, int], found: Known) -> bool:
+    """Tells whether a message leaves its connection open for another one: by default from HTTP/1.1 on (RFC 9112 §9.3)."""
+    options = connection_options(found)
+    return b"close" not in options and (version >= (1, 1) or b"keep-alive" in options)
+
+
 def end_to_end(fields: Fields | list[Field]) -> list[Field]:
     """Returns the fields that go on to the next hop: neither connection-specific nor listed in `Connection`.
 

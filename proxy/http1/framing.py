@@ -18,12 +18,16 @@ from proxy.units import KIB
 
 MAX_CHUNK_LINE = 4 * KIB  # octets of one chunk's size and extensions
 MAX_TRAILERS = 8 * KIB  # octets of the trailer section
+MAX_EXTENSIONS = 16 * KIB  # octets of chunk lines beyond what their data accounts for, as in Go (CVE-2023-39326)
 LAST_CHUNK = b"0\r\n\r\n"
 
 _MAX_LENGTH = 2**63 - 1  # what every recipient can count to
 _MAX_DIGITS = len(str(_MAX_LENGTH))
 
 _CODING = re.compile(TOKEN + rb"++")
+_PLAIN_CHUNK = re.compile(
+    rb"([0-9A-Fa-f]{1,6})\r\n"
+)  # one without extensions, of a size that may lie in the same piece
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*+;%b*+)?" % VALUE)
 _TRAILER_LINE = re.compile(rb"%b++:%b*+" % (TOKEN, VALUE))
 
@@ -130,35 +134,36 @@ class _Expect(Enum):
 class ChunkedDecoder:
     """Decodes a chunked body piece by piece, however it was cut; extensions and trailers are bounded and dropped.
 
-    `done` tells that the body has ended, `tail` holds what came after it. Body octets are passed on as they come, so
-    memory is bounded by one line. After an error the decoder must not be fed again.
+    `done` tells that the body has ended, `beyond` how many octets came after its end. Body octets are passed on as they
+    come, so memory is bounded by one line. After an error the decoder must not be fed again.
     """
 
-    __slots__ = ("_expect", "_kept", "_left", "_trailer_octets", "tail")
+    __slots__ = ("_excess", "_expect", "_kept", "_left", "_trailer_octets", "beyond")
 
     def __init__(self) -> None:
         self._expect = _Expect.SIZE
         self._kept = b""  # the start of a line whose end has not come yet
         self._left = 0  # octets of the present chunk still to come
+        self._excess = 0  # octets of chunk lines that no data accounts for
         self._trailer_octets = 0
-        self.tail = b""
+        self.beyond = 0
 
     @property
     def done(self) -> bool:
         """Tells whether the body has ended, trailers included."""
         return self._expect is _Expect.NOTHING
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Takes the next octets of the message and returns the body's octets in them.
+    def feed(self, data: bytes, at: int = 0) -> list[bytes]:
+        """Takes the next octets of the message, those from `at` on, and returns the body's octets in them.
 
         Raises ValueError if they are not the chunked coding (RFC 9112 §7.1): any size but plain hexadecimal digits, any
         line end but CRLF, a control in an extension or trailer, a size beyond 2**63 - 1, a line or trailers too long.
         """
         pieces: list[bytes] = []
         if self._kept:
-            data = self._kept + data
+            data, at = self._kept + data[at:], 0
             self._kept = b""
-        at, end = 0, len(data)
+        end = len(data)
         while at < end:
             match self._expect:
                 case _Expect.DATA:
@@ -169,7 +174,7 @@ class ChunkedDecoder:
                     if not self._left:
                         self._expect = _Expect.DATA_END
                 case _Expect.NOTHING:
-                    self.tail += data[at:]
+                    self.beyond += end - at
                     break
                 case _Expect.DATA_END:
                     if not b"\r\n".startswith(data[at : at + 2]):
@@ -177,7 +182,7 @@ class ChunkedDecoder:
                     if end - at < 2:
                         self._kept = data[at:]
                         break
-                    at += 2
+                    at = _plain_chunks(data, at + 2, pieces)
                     self._expect = _Expect.SIZE
                 case _:
                     line = self._line(data, at)
@@ -207,6 +212,9 @@ class ChunkedDecoder:
             match = _CHUNK_LINE.fullmatch(line)
             if match is None or (size := int(match[1], 16)) > _MAX_LENGTH:
                 raise ValueError("malformed chunk size or extension")
+            self._excess = max(0, self._excess + len(line) - 16 - 2 * size)
+            if self._excess > MAX_EXTENSIONS:
+                raise ValueError("the chunk extensions are too long")
             self._left = size
             self._expect = _Expect.DATA if size else _Expect.TRAILER
         elif not line:
@@ -215,3 +223,15 @@ class ChunkedDecoder:
             raise ValueError("malformed trailer")
         else:
             self._trailer_octets += len(line) + 2
+
+
+def _plain_chunks(data: bytes, at: int, pieces: list[bytes]) -> int:
+    """Takes the whole chunks without extensions that begin here, however many and small; returns where they end."""
+    while (size_line := _PLAIN_CHUNK.match(data, at)) is not None:
+        start = size_line.end()
+        stop = start + int(size_line[1], 16)
+        if stop == start or not data.startswith(b"\r\n", stop):
+            break
+        pieces.append(data[start:stop])
+        at = stop + 2
+    return at

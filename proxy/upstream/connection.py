@@ -322,7 +322,7 @@ class UpstreamConnection(asyncio.Protocol):
         if pieces:
             self._sink.on_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if decoder.done and self._state is _CHUNKED:
-            self._end(extra=bool(decoder.tail))
+            self._end(extra=decoder.beyond > 0)
 
     def _end(self, *, extra: bool = False) -> None:
         """Ends the exchange. The last thing done in a callback: the sink may begin another one from on_end."""

@@ -5,10 +5,8 @@ Source: RFC 9112 §9.3 (persistence); MS-NLMP and RFC 4559 §6 for schemes that 
 
 from __future__ import annotations
 
-from proxy.http1.fields import CONNECTION_BOUND, Fields, challenges, connection_options
+from proxy.http1.fields import CONNECTION_BOUND, Fields, challenges, persists
 from proxy.http1.wire import ResponseHead
-
-_HTTP_11 = (1, 1)
 
 
 def leaves_open(head: ResponseHead) -> bool:
@@ -17,12 +15,7 @@ def leaves_open(head: ResponseHead) -> bool:
     A connection on which NTLM or Negotiate was spoken may carry one client's identity; the next must not inherit it.
     """
     known = head.known
-    options = connection_options(known)
-    if b"www-authenticate" in known and _binds(head.fields):
-        return False
-    if b"close" in options:
-        return False
-    return head.version == _HTTP_11 or b"keep-alive" in options
+    return persists(head.version, known) and not (b"www-authenticate" in known and _binds(head.fields))
 
 
 def _binds(fields: Fields) -> bool:

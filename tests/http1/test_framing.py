@@ -13,6 +13,7 @@ from proxy.http1.fields import known
 from proxy.http1.framing import (
     LAST_CHUNK,
     MAX_CHUNK_LINE,
+    MAX_EXTENSIONS,
     MAX_TRAILERS,
     BodyKind,
     ChunkedDecoder,
@@ -162,7 +163,8 @@ def test_a_response_with_a_body(status):
 def decoded(*parts: bytes) -> tuple[bytes, bool, bytes]:
     decoder = ChunkedDecoder()
     pieces = [piece for part in parts for piece in decoder.feed(part)]
-    return b"".join(pieces), decoder.done, decoder.tail
+    coded = b"".join(parts)
+    return b"".join(pieces), decoder.done, coded[len(coded) - decoder.beyond :]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,7 @@ def test_pieces_as_they_come():
     assert not decoder.done
     assert decoder.feed(b"\r\nnext") == []
     assert decoder.feed(b" one") == []
-    assert (decoder.done, decoder.tail) == (True, b"next one")
+    assert (decoder.done, decoder.beyond) == (True, len(b"next one"))
 
 
 @pytest.mark.parametrize(
@@ -240,6 +242,16 @@ def test_a_chunk_line_at_its_limit(step):
     for longer in (line + b"x\r\n", line + b"xx", line + b"\r\r"):
         with pytest.raises(ValueError):
             decoded(*cut(longer, step))
+
+
+@pytest.mark.parametrize("step", [1, 7, 100_000], ids="{} octets at a time".format)
+def test_extensions_beyond_all_data(step):
+    """Small chunks with long extensions are work for nothing; beside data that is worth it they pass."""
+    costly, cheap = b"1;" + b"x" * 1000 + b"\r\nA\r\n", b"200;" + b"x" * 1000 + b"\r\n" + b"A" * 512 + b"\r\n"
+    fitting = MAX_EXTENSIONS // 984  # what each is longer than a plain line and its data account for
+    assert decoded(*cut(costly * fitting + cheap * 50 + b"0\r\n\r\n", step))[1]
+    with pytest.raises(ValueError):
+        decoded(*cut(costly * (fitting + 1), step))
 
 
 @pytest.mark.parametrize("step", [1, 7, 100_000], ids="{} octets at a time".format)
