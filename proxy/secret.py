@@ -1,7 +1,8 @@
 """Values that must not be seen: their text appears in no ``repr``, ``str``, format or pickle.
 
 ``Secret`` holds one value; a ``SecretSource`` yields the value in force, from the configuration or from a file that is
-read again when it changes (rotation without restart). Whoever reveals a value owns what happens to it next.
+read again when it changes (rotation without restart). ``OverlappingSecrets`` are several of which one is in force while
+a secret is being rotated. Whoever reveals a value owns what happens to it next.
 """
 
 from __future__ import annotations
@@ -102,3 +103,22 @@ class SecretFile:
             raise ConfigurationError(f"secret file {self.path}: is empty")
         self._stamp, self._value = stamp, Secret(text)
         return self._value
+
+
+@dataclass(slots=True)
+class OverlappingSecrets:
+    """The secrets of one client while they are rotated, the current and the next: one of them is in force.
+
+    Which one is told by whoever sees what the authorization server makes of them (``choose``).
+    """
+
+    sources: tuple[SecretSource, ...]
+    index: int = 0  # of the one in force
+
+    def read(self) -> Secret:
+        """Returns the value in force."""
+        return self.sources[self.index].read()
+
+    def choose(self, index: int) -> None:
+        """Puts the secret at this index in force."""
+        self.index = index

@@ -275,6 +275,22 @@ def _tokens(statuses: Sequence[TokenStatus]) -> Iterator[Metric]:
         ("credential",),
         _known((status.name, status.clock_skew_s) for status in statuses),
     )
+    yield from _gauge(
+        "token_scopes_missing",
+        "Scopes that were asked for and not granted with the last token.",
+        ("credential",),
+        [((status.name,), len(status.scope_missing)) for status in statuses],
+    )
+    yield from _gauge(
+        "client_secret_in_use",
+        "1 for the one of several client secrets that brought the last token.",
+        ("credential", "index"),
+        [
+            ((status.name, str(index)), int(index == status.client_secret_in_use))
+            for status in statuses
+            for index in range(status.client_secrets)
+        ],
+    )
     budget_s = outage_budget_s(statuses)
     yield from _gauge(
         "outage_budget_seconds",

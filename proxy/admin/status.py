@@ -57,6 +57,8 @@ def _credential(status: TokenStatus) -> Json:
         "expires_at": _instant(status.expires_at_wall_s),
         "next_refresh_at": _instant(status.next_refresh_at_wall_s),
         "next_try_in_s": _seconds(status.next_try_in_s),
+        "scopes_missing": list(status.scope_missing),
+        "client_secret_in_use": status.client_secret_in_use,
         "consecutive_failures": status.consecutive_failures,
         "last_error": status.last_outcome.value if failed and status.last_outcome is not None else None,
     }

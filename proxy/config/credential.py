@@ -11,7 +11,19 @@ from pydantic import ConfigDict, ValidationInfo, field_validator
 
 from proxy.config.headers import HeaderName, duplicates
 from proxy.config.network import ResourceUri, TokenUrl, Url
-from proxy.config.scalars import Boolean, FilePath, SecretText, Text, Written, duration, number, text, words
+from proxy.config.scalars import (
+    Boolean,
+    FilePath,
+    OneOrMore,
+    SecretText,
+    Text,
+    Written,
+    duration,
+    number,
+    one_or_more,
+    text,
+    words,
+)
 from proxy.config.section import HeaderValue, Section, TlsSection, either, faults_at, key, section
 from proxy.oauth.registration import RESERVED_HEADERS, RESERVED_PARAMETERS, ClientAuthMethod, is_scope
 
@@ -40,6 +52,9 @@ _SCOPE_TOKEN = Written(_scope_token, {"type": "string", "minLength": 1}, "a scop
 _SCOPE = Written(_scope, {"type": "string", "minLength": 1}, "a text of scopes; a list is `scopes`")
 _GRANT_TYPE = Written(_grant_type, {"const": "client_credentials"}, "a word")
 _METHOD = words(ClientAuthMethod.CLIENT_SECRET_BASIC.value, ClientAuthMethod.CLIENT_SECRET_POST.value)
+_MOST_SECRETS = 2  # the current and the next: a rotation has no third
+_SECRETS = one_or_more({"type": ["string", "number", "boolean"]}, most=_MOST_SECRETS)
+_SECRET_FILES = one_or_more({"type": "string", "minLength": 1}, most=_MOST_SECRETS)
 _TEXT = Written(text, {"type": ["string", "number", "boolean"]}, "a text")
 
 
@@ -110,13 +125,16 @@ class CredentialSection(Section):
         "client_credentials", description="The OAuth 2.0 grant (RFC 6749, 4.4)."
     )
     client_id: Text = key(description="The client's identifier at the authorization server.", examples=["legacy-app"])
-    client_secret: SecretText | None = key(
-        None, description="The client's secret; a reference, not the secret itself.", examples=["${CLIENT_SECRET}"]
-    )
-    client_secret_file: FilePath | None = key(
+    client_secret: Annotated[tuple[SecretText, ...], OneOrMore, _SECRETS] | None = key(
         None,
-        description="A file with the client's secret; read again when it changes.",
-        examples=["/run/secrets/orders"],
+        description="The client's secret; a reference, not the secret itself. A list of two = the current and the next: "
+        "where one is refused, the other is tried.",
+        examples=["${CLIENT_SECRET}", ["${CURRENT_SECRET}", "${NEXT_SECRET}"]],
+    )
+    client_secret_file: Annotated[tuple[FilePath, ...], OneOrMore, _SECRET_FILES] | None = key(
+        None,
+        description="A file with the client's secret, read again when it changes; or a list of two, as for client_secret.",
+        examples=["/run/secrets/orders", ["/run/secrets/orders-current", "/run/secrets/orders-next"]],
     )
     token_endpoint_auth_method: Annotated[str, _METHOD] = key(
         "client_secret_basic", description="How the client shows its secret (RFC 8414)."
@@ -176,6 +194,13 @@ class CredentialSection(Section):
         if "token_endpoint" in info.data and info.data["token_endpoint"] is None and value is None:
             raise ValueError("token_endpoint is missing")
         either(info, "token_endpoint", value)
+        return value
+
+    @field_validator("client_secret", "client_secret_file")
+    @classmethod
+    def _one_or_two(cls, value: Any) -> Any:
+        if value is not None and not 1 <= len(value) <= _MOST_SECRETS:
+            raise ValueError("takes one secret, or a list of two: the current and the next")
         return value
 
     @field_validator("client_secret_file")

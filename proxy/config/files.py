@@ -14,7 +14,10 @@ from proxy.config.tree import Node, ScalarNode, find, paths
 from proxy.tls import ServerTlsSettings, TlsFileError
 from proxy.units import MIB
 
-_CLIENT_SECRETS: tuple[KeyPath, ...] = (("credentials", "*", "client_secret_file"),)
+_CLIENT_SECRETS: tuple[KeyPath, ...] = (
+    ("credentials", "*", "client_secret_file"),
+    ("credentials", "*", "client_secret_file", "*"),
+)
 _HEADER_VALUES: tuple[KeyPath, ...] = (
     ("credentials", "*", "token_request_headers", "*", "value_file"),
     ("access", "require_header", "value_file"),

@@ -21,6 +21,7 @@ from proxy.routing import Matched, PathPolicy, Route, RouteTable
 
 _SECRETS: tuple[KeyPath, ...] = (
     ("credentials", "*", "client_secret"),
+    ("credentials", "*", "client_secret", "*"),
     ("access", "require_header", "value"),
     ("routes", "*", "access", "require_header", "value"),
 )
@@ -32,6 +33,7 @@ _HEADERS: tuple[KeyPath, ...] = tuple(
 _SENT: tuple[KeyPath, ...] = (
     ("credentials", "*", "client_id"),
     ("credentials", "*", "client_secret"),
+    ("credentials", "*", "client_secret", "*"),
     ("credentials", "*", "audience"),
     ("credentials", "*", "endpoint_params", "*"),
 )

@@ -71,8 +71,6 @@ RESERVED_VALUES: tuple[ReservedValue, ...] = (
         whole=True,
         instead="use client_secret_basic or client_secret_post",
     ),
-    ReservedValue((*_CREDENTIAL, "client_secret"), lists=True, instead="give one secret"),
-    ReservedValue((*_CREDENTIAL, "client_secret_file"), lists=True, instead="give one file"),
     ReservedValue((*_ROUTE, "upstream"), lists=True, instead="give one URL"),
 )
 

@@ -194,3 +194,18 @@ CommaList = BeforeValidator(_from_commas)
 def comma_list(item: Mapping[str, Any]) -> WithJsonSchema:
     """Returns the JSON Schema of a list that may be written as one text."""
     return WithJsonSchema({"anyOf": [{"type": "array", "items": dict(item)}, {"type": "string"}]})
+
+
+def _one_as_list(value: object) -> object:
+    """Reads one text as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+OneOrMore = BeforeValidator(_one_as_list)
+"""Lets a list of one be written as its only member."""
+
+
+def one_or_more(item: Mapping[str, Any], *, most: int) -> WithJsonSchema:
+    """Returns the JSON Schema of a list that may be written as its only member."""
+    listed = {"type": "array", "items": dict(item), "minItems": 1, "maxItems": most}
+    return WithJsonSchema({"anyOf": [dict(item), listed]})

@@ -29,7 +29,7 @@ from proxy.config.headers import value_fault
 from proxy.config.scalars import FilePath, SecretText, Text, Written
 from proxy.gateway.settings import AccessRules
 from proxy.routing import Route
-from proxy.secret import FixedSecret, Secret, SecretFile, SecretSource
+from proxy.secret import FixedSecret, OverlappingSecrets, Secret, SecretFile, SecretSource
 
 KEY_FAULT: Literal["key_fault"] = "key_fault"
 
@@ -117,6 +117,12 @@ def secret_source(value: Secret | None, file: Path | None) -> SecretSource:
         return FixedSecret(value)
     assert file is not None  # the schema asks for one of them
     return SecretFile(file)
+
+
+def client_secret_source(values: tuple[Secret, ...] | None, files: tuple[Path, ...] | None) -> SecretSource:
+    """Returns the source of a client's secret, or of its current and its next one."""
+    sources: list[SecretSource] = [*map(FixedSecret, values or ()), *map(SecretFile, files or ())]
+    return sources[0] if len(sources) == 1 else OverlappingSecrets(tuple(sources))
 
 
 class SecretValue(Section):

@@ -9,7 +9,7 @@ from proxy.config.credential import CredentialSection
 from proxy.config.network import Url
 from proxy.config.route import NO_CREDENTIAL, RouteSection
 from proxy.config.schema import Configuration, LimitsSection
-from proxy.config.section import HeaderValue, ListenTlsSection, TlsSection, secret_source
+from proxy.config.section import HeaderValue, ListenTlsSection, TlsSection, client_secret_source
 from proxy.gateway.settings import AccessRules, Limits, LogFormat, LogLevel, LogSettings, Settings
 from proxy.oauth.registration import ClientAuthMethod, Registration
 from proxy.routing import (
@@ -90,7 +90,7 @@ def _credential(name: str, given: CredentialSection) -> CredentialSettings:
     registration = Registration(
         token_endpoint=endpoint.text,
         client_id=given.client_id,
-        client_secret=secret_source(given.client_secret, given.client_secret_file),
+        client_secret=client_secret_source(given.client_secret, given.client_secret_file),
         method=ClientAuthMethod(given.token_endpoint_auth_method),
         basic_form_encoding=given.basic_form_encoding,
         scope=" ".join(given.scopes) or None if given.scopes is not None else given.scope,

@@ -15,7 +15,7 @@ from enum import StrEnum
 from urllib.parse import urlsplit
 
 from proxy.errors import ConfigurationError
-from proxy.secret import FixedSecret, Secret, SecretFile, SecretSource
+from proxy.secret import FixedSecret, OverlappingSecrets, Secret, SecretFile, SecretSource
 from proxy.tls import TlsSettings
 from proxy.units import SECONDS
 
@@ -232,6 +232,8 @@ def _source_identity(source: SecretSource | None) -> Hashable:
             return ("value", value)
         case SecretFile(path=path):
             return ("file", path)
+        case OverlappingSecrets(sources=sources):
+            return ("overlap", *map(_source_identity, sources))
         case _:
             return ("object", id(source))
 

@@ -137,6 +137,11 @@ class TokenRequestError(GatewayError):
         self.stage = stage or _STAGES.get(outcome, reached)
         self.clock_skew_s = clock_skew_s
 
+    @property
+    def of_the_client(self) -> bool:
+        """Tells whether another secret may mend it; glewlwyd says no more to a wrong one than 403."""
+        return self.outcome is Outcome.INVALID_CLIENT or (self.status == 403 and self.error_code is None)
+
     def explained(self) -> str:
         """Returns all that is known of the failure, in one line for operators."""
         return "; ".join(part for part in (self.detail, self.description, self.hint) if part)
@@ -254,9 +259,16 @@ def _grant(members: dict[str, Any], hidden: Sequence[str], skew_s: float | None)
         access_token=Secret(token),
         expires_in=expires_in,
         expires_in_warning=warning,
-        scope=_cleaned(scope, [*hidden, token], limit=_MAX_SCOPE),
+        scope=_scope(scope, [*hidden, token]),
         clock_skew_s=skew_s,
     )
+
+
+def _scope(value: object, hidden: Sequence[str]) -> str | None:
+    """Returns the scope as told; None where none was told, or one that is better not repeated."""
+    if isinstance(value, str) and _quotes(value, hidden):
+        return None
+    return _cleaned(value, (), limit=_MAX_SCOPE)
 
 
 def _expires_in(value: object) -> tuple[float | None, str | None]:

@@ -16,18 +16,18 @@ def token_obtained(
     token: AccessToken,
     *,
     now_s: float,
-    requested_scope: str | None,
     failures_before: int,
     forced: bool,
+    same_token: bool,
+    scope_missing: Sequence[str],
     warning: str | None,
 ) -> None:
     """Writes the line of a request that brought a token; as a warning if it is not quite what was asked for.
 
-    `forced`: the upstream had refused the former token. Scopes are compared as sets (RFC 6749 §3.3).
+    `forced`: the upstream had refused the former token. `same_token`: it is the one in use once more.
     """
-    missing = set((requested_scope or "").split()) - set((token.scope or "").split())
     _write(
-        logging.WARNING if missing or warning is not None else logging.INFO,
+        logging.WARNING if scope_missing or warning is not None else logging.INFO,
         "access token obtained",
         {
             "credential": ",".join(credentials),
@@ -35,7 +35,8 @@ def token_obtained(
             "next_refresh_in_s": round(max(token.due_at_s - now_s, 0.0), 3),
             "failures_before": failures_before or None,
             "refused_by_upstream": forced or None,
-            "scope_missing": " ".join(sorted(missing)) or None,
+            "same_token": same_token or None,
+            "scope_missing": " ".join(scope_missing) or None,
             "warning": warning,
         },
     )
@@ -66,6 +67,26 @@ def request_failed(
             "next_try_in_s": round(next_try_in_s, 3),
             "token_usable_for_s": round(token_usable_for_s, 3),
         },
+    )
+
+
+def secret_refused(credentials: Sequence[CredentialName], error: TokenRequestError) -> None:
+    """Writes that one of two secrets in overlap was refused, and that the other one is tried now."""
+    _write(
+        logging.WARNING,
+        f"a client secret is refused: {error.outcome.value}; trying the other one",
+        {"credential": ",".join(credentials), "reason": error.detail},
+    )
+
+
+def clocks_apart(credentials: Sequence[CredentialName], clock_skew_s: float, *, far: bool) -> None:
+    """Writes that the authorization server's clock went far from ours, or came back."""
+    _write(
+        logging.WARNING if far else logging.INFO,
+        "the authorization server's clock is far from ours"
+        if far
+        else "the authorization server's clock is right again",
+        {"credential": ",".join(credentials), "ahead_s": round(clock_skew_s, 1)},
     )
 
 

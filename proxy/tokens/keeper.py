@@ -22,8 +22,20 @@ from proxy.tasks import Tasks
 from proxy.tokens import journal
 from proxy.tokens.access_token import AccessToken, CredentialName, TokenState
 from proxy.tokens.counters import GrantCounters
-from proxy.tokens.lifetime import HANDOVER_S, MIN_GRANT_INTERVAL_S, gentlest, schedule, strictest
-from proxy.tokens.pace import LONG_AGO_S, Pace
+from proxy.tokens.governor import Governor
+from proxy.tokens.lifetime import (
+    HANDOVER_S,
+    LONG_AGO_S,
+    MIN_GRANT_INTERVAL_S,
+    gentlest,
+    near_expiry,
+    schedule,
+    steady_pause,
+    strictest,
+)
+from proxy.tokens.notices import Notices
+from proxy.tokens.pace import Pace
+from proxy.tokens.proof import Proof
 from proxy.tokens.source import CredentialSettings, Replacement, TokenUnavailable
 from proxy.units import SECONDS
 
@@ -31,6 +43,7 @@ FORCED_RENEWAL_INTERVAL_S = 30 * SECONDS  # an upstream that refuses every token
 WALL_CLOCK_TOLERANCE_S = 30 * SECONDS
 _WATCH_STEP_S = 10 * SECONDS  # the timer's longest sleep: the wall clock is compared that often
 _SECRET_STEP_S = 1 * SECONDS  # the same while a changed secret file may mend the failure
+_SAME_EXPIRY_S = 2 * SECONDS  # two replies that mean one end of a token's life differ by less: they tell whole seconds
 
 TokenRequest = Callable[[Registration], Awaitable[TokenGrant]]
 
@@ -43,17 +56,19 @@ class Keeper:
         "_flight",
         "_forced_at_s",
         "_generation",
+        "_governor",
         "_policy",
         "_random",
         "_registration",
         "_request",
+        "_steady_pause_s",
         "_stopped",
         "_tasks",
         "_timer",
         "_wall_offset_s",
-        "clock_skew_s",
         "counters",
         "names",
+        "notices",
         "pace",
         "ready",
         "settled_until_s",
@@ -65,6 +80,7 @@ class Keeper:
         credentials: Sequence[CredentialSettings],
         *,
         request: TokenRequest,
+        governor: Governor,
         clock: Clock,
         tasks: Tasks,
         random: Callable[[], float],
@@ -73,17 +89,16 @@ class Keeper:
         self.token: AccessToken | None = None  # usable for certain before `settled_until_s` only
         self.settled_until_s = LONG_AGO_S
         self.ready = False  # had its first token
-        self.clock_skew_s: float | None = None
         self.counters = GrantCounters()
+        self.notices = Notices()
         longest_s = max(credential.registration.timeout_s for credential in credentials)
         self._registration = dataclasses.replace(credentials[0].registration, timeout_s=longest_s)
         self._policy = strictest([credential.refresh for credential in credentials])
-        self.pace = Pace(
-            gentlest([credential.backoff for credential in credentials]),
-            secret=self._registration.proof,
-            random=random,
-        )
+        backoff = gentlest([credential.backoff for credential in credentials])
+        self.pace = Pace(backoff, proof=Proof(self._registration), random=random)
+        self._steady_pause_s = steady_pause(backoff)
         self._request = request
+        self._governor = governor
         self._clock = clock
         self._tasks = tasks
         self._random = random
@@ -116,7 +131,7 @@ class Keeper:
             if self._stopped:
                 raise self._unavailable(None, "the gateway is stopping")
             if not self._may_fly(self._clock.now()) and not self.pace.mended():
-                raise self._unavailable(self.pace.error, "waiting before the next try")
+                raise self._unavailable(self.pace.error or self._governor.error, "waiting before the next try")
             flight = self._fly()
         # `wait` leaves the flight alone, whether the time is over or the waiter is cancelled.
         await asyncio.wait((flight,), timeout=timeout_s)
@@ -178,7 +193,7 @@ class Keeper:
             return TokenState.EXPIRED
         if now_s < self.token.due_at_s:
             return TokenState.FRESH
-        return TokenState.HELD if self.pace.failures else TokenState.DUE
+        return TokenState.HELD if self.pace.error is not None else TokenState.DUE
 
     def next_try_at_s(self) -> float | None:
         """Returns when the next token request is made; the present if one is under way, None if none is planned."""
@@ -191,7 +206,7 @@ class Keeper:
     def _may_fly(self, now_s: float) -> bool:
         if self._flight is not None or self._stopped:
             return False
-        return now_s >= self.pace.backed_off_until_s(self._usable_until_s())
+        return now_s >= max(self.pace.backed_off_until_s(self._usable_until_s()), self._governor.closed_until_s())
 
     def _fly(self) -> asyncio.Task[AccessToken | TokenRequestError]:
         """Starts the one flight."""
@@ -204,26 +219,42 @@ class Keeper:
         return self._flight
 
     async def _flown(self) -> AccessToken | TokenRequestError:
-        """Makes one token request, not earlier than a second after the last; returns how it ended."""
+        """Makes one token request, a second one if another secret can be tried at once; returns how it ended."""
         try:
-            while (pause_s := self.pace.spaced_until_s - self._clock.now()) > 0:
-                await self._clock.sleep(pause_s)
             forced = self._forced_at_s > self.pace.requested_at_s
-            wall_offset_s = self._clock.wall() - self._clock.now()
-            self.pace.requested(self._clock.now())
-            answer = await self._answer()
-            if answer.clock_skew_s is not None:
-                self.clock_skew_s = answer.clock_skew_s
-            result = self._judged(answer, wall_offset_s, forced=forced)
-            if isinstance(result, TokenRequestError):
-                self._failed(result, forced=forced)
-            outcome = result.outcome if isinstance(result, TokenRequestError) else Outcome.OK
-            self.counters.count(outcome, self._clock.now() - self.pace.requested_at_s)
+            result = await self._asked(forced=forced)
+            tries = 1
+            while isinstance(result, TokenRequestError) and result.of_the_client and self.pace.proof.refused():
+                journal.secret_refused(self.names, result)
+                result = await self._asked(forced=forced)
+                tries += 1
+            if result is None:
+                result = self._governor.held_back()
+                self.pace.withheld(result)
+            elif isinstance(result, TokenRequestError):
+                self._failed(result, forced=forced, tries=tries)
         finally:
             self._flight = None
         self._settle()
         self._plan()
         return result
+
+    async def _asked(self, *, forced: bool) -> AccessToken | TokenRequestError | None:
+        """Makes one token request, not earlier than a second after the last; None if the endpoint is held back from."""
+
+        async def exchange() -> AccessToken | TokenRequestError:
+            wall_offset_s = self._clock.wall() - self._clock.now()
+            self.pace.requested(self._clock.now())
+            answer = await self._answer()
+            self.notices.clock(self.names, answer.clock_skew_s)
+            result = self._judged(answer, wall_offset_s, forced=forced)
+            outcome = result.outcome if isinstance(result, TokenRequestError) else Outcome.OK
+            self.counters.count(outcome, self._clock.now() - self.pace.requested_at_s)
+            return result
+
+        while (pause_s := self.pace.spaced_until_s - self._clock.now()) > 0:
+            await self._clock.sleep(pause_s)
+        return await self._governor.call(self, exchange, pause_s=self._steady_pause_s)
 
     async def _answer(self) -> TokenGrant | TokenRequestError:
         try:
@@ -252,8 +283,11 @@ class Keeper:
         field_value = f"{grant.token_type} {grant.access_token.reveal()}".encode("ascii")
         for_waiters_only = life.lifetime_s <= 0
         over = for_waiters_only or now_s >= life.usable_until_s
-        if over and self.token is not None and self.token.field_value == field_value:
+        same = self.token if self.token is not None and self.token.field_value == field_value else None
+        if same is not None and over:
             self.token = None  # the very token in use, and the authorization server says that it is over
+        elif same is not None and life.expires_at_s < same.expires_at_s + _SAME_EXPIRY_S:
+            life = near_expiry(life, now_s=now_s)  # it keeps its tokens until they have run out: no use to ask early
         if over and not for_waiters_only:
             return TokenRequestError(Outcome.TIMEOUT, "the reply took longer than its token lives")
         self._generation += 1
@@ -273,18 +307,19 @@ class Keeper:
             self.names,
             token,
             now_s=now_s,
-            requested_scope=self._registration.scope,
             failures_before=self.pace.failures,
             forced=forced,
-            warning=grant.expires_in_warning,
+            same_token=same is not None,
+            scope_missing=self.notices.scope(self._registration.scope, grant.scope),
+            warning=self.notices.life(grant.expires_in_warning),
         )
         self.ready = True
         self.pace.succeeded()
         return token
 
-    def _failed(self, error: TokenRequestError, *, forced: bool) -> None:
+    def _failed(self, error: TokenRequestError, *, forced: bool, tries: int) -> None:
         now_s = self._clock.now()
-        self.pace.failed(error, now_s)
+        self.pace.failed(error, now_s, tries=tries)
         journal.request_failed(
             self.names,
             error,
@@ -302,7 +337,12 @@ class Keeper:
     def _planned_at_s(self) -> float:
         """Returns when the timer starts the next flight."""
         due_at_s = LONG_AGO_S if self.token is None else self.token.due_at_s
-        return max(due_at_s, self.pace.backed_off_until_s(self._usable_until_s()), self.pace.spaced_until_s)
+        return max(
+            due_at_s,
+            self.pace.backed_off_until_s(self._usable_until_s()),
+            self.pace.spaced_until_s,
+            self._governor.closed_until_s(),
+        )
 
     def _settle(self) -> None:
         """Sets until when readers need not look: the token is usable, and there is nothing to be started."""
@@ -341,8 +381,8 @@ class Keeper:
 
     def _unavailable(self, error: TokenRequestError | None, reason: str) -> TokenUnavailable:
         """Returns the failure for one waiter: each gets its own, or their tracebacks would pile up in a shared one."""
-        next_try_s = self.next_try_at_s()
-        wait_s = MIN_GRANT_INTERVAL_S if next_try_s is None else next_try_s - self._clock.now()
+        next_try_s = self._planned_at_s() if self._flight is None else self._clock.now()
+        wait_s = next_try_s - self._clock.now()
         return TokenUnavailable(
             f"{reason}; last failure: {error.detail}" if error is not None else reason,
             outcome=None if error is None else error.outcome,

@@ -1,4 +1,4 @@
-"""All credentials of one gateway: a keeper for each distinct token, a source for each credential.
+"""All credentials of one gateway: a keeper for each token, a source for each credential, a governor for each endpoint.
 
 Credentials whose token requests are alike in every input share a keeper and with it one token. Whoever makes this starts
 and stops it, and closes the token client afterwards.
@@ -7,7 +7,7 @@ and stops it, and closes the token client afterwards.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from types import MappingProxyType
 
 from proxy.clock import Clock
@@ -15,6 +15,7 @@ from proxy.oauth.registration import TokenKey, identity
 from proxy.tasks import Tasks
 from proxy.tokens.access_token import CredentialName
 from proxy.tokens.credential_source import CredentialSource
+from proxy.tokens.governor import Governor, endpoint
 from proxy.tokens.keeper import Keeper, TokenRequest
 from proxy.tokens.source import CredentialSettings, TokenSource, TokenStatus
 
@@ -39,8 +40,11 @@ class Keepers:
         self._keepers: list[Keeper] = []
         self._eager: list[Keeper] = []
         sources: dict[CredentialName, TokenSource] = {}
+        governors: dict[Hashable, Governor] = {}
         for group in alike.values():
-            keeper = Keeper(group, request=request, clock=clock, tasks=tasks, random=random)
+            asked = endpoint(group[0].registration)
+            governor = governors[asked] = governors.get(asked) or Governor(clock)
+            keeper = Keeper(group, request=request, governor=governor, clock=clock, tasks=tasks, random=random)
             self._keepers.append(keeper)
             if any(credential.required for credential in group):
                 self._eager.append(keeper)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.oauth.response import Outcome
 from proxy.units import HOURS, MINUTES, SECONDS
@@ -20,6 +20,10 @@ MIN_GRANT_INTERVAL_S = 1 * SECONDS  # between two token requests of one credenti
 HANDOVER_S = 1 * SECONDS  # a token without life may be sent that long after it came, by those who waited for it
 MAX_RETRY_AFTER_S = 5 * MINUTES  # a longer Retry-After is cut to this, or one reply could stop the gateway for a day
 CONFIGURATION_PAUSE_S = 30 * SECONDS  # at least, after a refusal that asking again does not mend: two tries a minute
+STEADY_PAUSE_S = 2.5 * SECONDS  # at least, from the third failure in a row on: 26 tries in a minute without chance
+NEAR_EXPIRY_S = 30 * SECONDS  # a token that was not replaced by a newer one is asked for again that long before its end
+LONG_AGO_S = -math.inf
+_QUICK_TRIES = 2  # failures after which the next try may come sooner: most faults are short
 _SAFETY_SHARE = 0.1  # of a token's life: the most that `expiry_buffer` takes from it
 _MAX_DOUBLINGS = 32
 
@@ -64,6 +68,7 @@ class Failure:
     outcome: Outcome
     retry_after_s: float | None
     rnd: float
+    tries: int = 1  # token requests that it stands for: two where two secrets were refused
 
 
 def schedule(policy: RefreshPolicy, *, requested_at_s: float, expires_in: float | None, rnd: float) -> Lifetime:
@@ -86,20 +91,43 @@ def schedule(policy: RefreshPolicy, *, requested_at_s: float, expires_in: float 
     )
 
 
+def near_expiry(life: Lifetime, *, now_s: float) -> Lifetime:
+    """Returns a life that becomes due shortly before its end: half a minute, or a tenth of what is left.
+
+    For a token that the authorization server gave out a second time: it keeps one until that has run out.
+    """
+    left_s = max(life.usable_until_s - now_s, 0.0)
+    due_at_s = life.usable_until_s - min(NEAR_EXPIRY_S, _SAFETY_SHARE * left_s)
+    return replace(life, due_at_s=max(life.due_at_s, due_at_s))
+
+
+def steady_pause(backoff: Backoff) -> float:
+    """Returns the least seconds between two tries of a lasting outage; less than its constant only where configured."""
+    return max(MIN_GRANT_INTERVAL_S, min(STEADY_PAUSE_S, backoff.max_s, backoff.max_without_token_s))
+
+
 def backoff_delay(
-    backoff: Backoff, *, failures: int, without_token: bool, outcome: Outcome, retry_after_s: float | None, rnd: float
+    backoff: Backoff,
+    *,
+    failures: int,
+    without_token: bool,
+    outcome: Outcome,
+    retry_after_s: float | None,
+    rnd: float,
+    tries: int = 1,
 ) -> float:
     """Returns the seconds from a failure to the next try: full jitter, never less than the server's Retry-After.
 
-    `failures` counts from 1. A refusal that asking again does not mend waits half a minute to a minute.
+    `failures` counts from 1; `tries` are the token requests that the last of them stands for. A refusal that asking
+    again does not mend waits half a minute to a minute for each.
     """
     if outcome.configuration_fault:
-        delay_s = CONFIGURATION_PAUSE_S * (1.0 + rnd)
+        delay_s = CONFIGURATION_PAUSE_S * (1.0 + rnd) * tries
     else:
         ceiling_s = min(backoff.max_s, backoff.initial_s * math.pow(2.0, min(failures - 1, _MAX_DOUBLINGS)))
         if without_token and outcome.passing:
             ceiling_s = min(ceiling_s, backoff.max_without_token_s)
-        delay_s = max(ceiling_s * rnd, MIN_GRANT_INTERVAL_S)
+        delay_s = max(ceiling_s * rnd, MIN_GRANT_INTERVAL_S if failures <= _QUICK_TRIES else steady_pause(backoff))
     return max(delay_s, min(retry_after_s or 0.0, MAX_RETRY_AFTER_S))
 
 
@@ -118,6 +146,7 @@ def next_try_at(backoff: Backoff, failure: Failure, *, usable_until_s: float) ->
             outcome=failure.outcome,
             retry_after_s=failure.retry_after_s,
             rnd=failure.rnd,
+            tries=failure.tries,
         )
 
     with_token_s = failure.at_s + delay_s(without_token=False)

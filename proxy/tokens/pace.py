@@ -6,35 +6,30 @@ on ``Clock.now()`` and come in as arguments.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-from proxy.errors import ConfigurationError
 from proxy.oauth.response import Outcome, TokenRequestError
-from proxy.secret import Secret, SecretSource
-from proxy.tokens.lifetime import MIN_GRANT_INTERVAL_S, Backoff, Failure, next_try_at
-
-LONG_AGO_S = -math.inf
+from proxy.tokens.lifetime import LONG_AGO_S, MIN_GRANT_INTERVAL_S, Backoff, Failure, next_try_at
+from proxy.tokens.proof import Proof
 
 
 class Pace:
     """The memory of one credential's token requests, as far as the next one depends on it."""
 
-    __slots__ = ("_backoff", "_failure", "_random", "_requested_at_s", "_secret", "_tried", "error", "last_outcome")
+    __slots__ = ("_backoff", "_failure", "_random", "_requested_at_s", "error", "last_outcome", "proof")
 
-    def __init__(self, backoff: Backoff, *, secret: SecretSource, random: Callable[[], float]) -> None:
-        self.error: TokenRequestError | None = None  # of the last request, None if it brought a token
+    def __init__(self, backoff: Backoff, *, proof: Proof, random: Callable[[], float]) -> None:
+        self.error: TokenRequestError | None = None  # why there is no newer token; None if the last request brought one
         self.last_outcome: Outcome | None = None
+        self.proof = proof
         self._backoff = backoff
         self._random = random
         self._requested_at_s = LONG_AGO_S
         self._failure: Failure | None = None
-        self._secret = secret
-        self._tried: Secret | None = None
 
     @property
     def failures(self) -> int:
-        """How many requests failed since the last success."""
+        """How many times in a row it failed since the last success."""
         return 0 if self._failure is None else self._failure.count
 
     @property
@@ -57,26 +52,32 @@ class Pace:
         return next_try_at(self._backoff, self._failure, usable_until_s=usable_until_s)
 
     def requested(self, now_s: float) -> None:
-        """Notes that a request is made now, with the secret now in force."""
+        """Notes that a request is made now, with what the client proves itself with now."""
         self._requested_at_s = now_s
-        self._tried = self._in_force()
+        self.proof.shown()
 
     def succeeded(self) -> None:
         """Notes that the request brought a token."""
         self._failure = self.error = None
         self.last_outcome = Outcome.OK
+        self.proof.accepted()
 
-    def failed(self, error: TokenRequestError, now_s: float) -> None:
-        """Notes that the request brought none."""
-        self.error = error
-        self.last_outcome = error.outcome
+    def failed(self, error: TokenRequestError, now_s: float, *, tries: int = 1) -> None:
+        """Notes that the request, or several in a row with different secrets, brought none."""
+        self.withheld(error)
         self._failure = Failure(
             at_s=now_s,
             count=self.failures + 1,
             outcome=error.outcome,
             retry_after_s=error.retry_after_s,
             rnd=self._random(),
+            tries=tries,
         )
+
+    def withheld(self, error: TokenRequestError) -> None:
+        """Notes that no request was made, and why: another credential's failure at the same endpoint."""
+        self.error = error
+        self.last_outcome = error.outcome
 
     @property
     def mendable(self) -> bool:
@@ -84,11 +85,5 @@ class Pace:
         return self._failure is not None and self._failure.outcome.configuration_fault
 
     def mended(self) -> bool:
-        """Tells whether the last request was refused and the secret is another one since. One `stat` of its file."""
-        return self.mendable and self._in_force() != self._tried
-
-    def _in_force(self) -> Secret | None:
-        try:
-            return self._secret.read()
-        except ConfigurationError:
-            return None
+        """Tells whether the last request was refused and something else can be shown since. A `stat` of each file."""
+        return self.mendable and self.proof.changed()

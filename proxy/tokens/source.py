@@ -88,6 +88,9 @@ class TokenStatus:
     last_outcome: Outcome | None
     last_error: str | None  # for operators: why the last try failed; None once one succeeded
     clock_skew_s: float | None  # authorization server's clock minus ours, from its last reply with a Date
+    scope_missing: tuple[str, ...]  # asked for and not granted with the last token
+    client_secrets: int  # in overlap, of which one is in use; 0 where there is one only
+    client_secret_in_use: int | None  # index of the one that brought the last token; None before that
     lookups: Lookups
     requests: Mapping[Outcome, int]  # every outcome is a key
     durations: Durations

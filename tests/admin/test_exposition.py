@@ -47,6 +47,8 @@ METRICS = {
     "token_replays_total": ("counter", {"route", "result"}),
     "outage_budget_seconds": ("gauge", set()),
     "authorization_server_clock_skew_seconds": ("gauge", {"credential"}),
+    "token_scopes_missing": ("gauge", {"credential"}),
+    "client_secret_in_use": ("gauge", {"credential", "index"}),
     "log_lines_dropped_total": ("counter", set()),
     "build_info": ("gauge", {"version", "python"}),
 }
@@ -69,6 +71,13 @@ def at_work():
     facts.metrics.unmatched.count_request(b"GET", 404)
     facts.metrics.unmatched.durations.observe(0.001)
     facts.metrics.count_refused(Problem.NO_ROUTE)
+    return facts
+
+
+def with_two_secrets():
+    """Returns the facts of a gateway that has something to tell for every metric."""
+    facts = at_work()
+    facts.tokens = [replace(FRESH, client_secrets=2, client_secret_in_use=0)]
     return facts
 
 
@@ -102,7 +111,7 @@ async def test_names_types_and_labels(accept):
     """They are exactly those promised, in both formats."""
     found = {
         name.removeprefix("bearer_proxy_"): family
-        for name, family in (await families(at_work(), accept)).items()
+        for name, family in (await families(with_two_secrets(), accept)).items()
         if name.startswith("bearer_proxy_")
     }
     shapes = {}
@@ -205,6 +214,27 @@ async def test_no_token():
     }
     assert found[of("token_state", credential="orders", state="none")] == 1
     assert found[of("outage_budget_seconds")] == 0
+
+
+async def test_two_client_secrets():
+    """The one that brought the token is told from the other; before that, neither works. One alone has no series."""
+    facts = at_work()
+    for in_use, expected in ((None, (0, 0)), (0, (1, 0)), (1, (0, 1))):
+        facts.tokens = [
+            replace(FRESH, client_secrets=2, client_secret_in_use=in_use),
+            replace(FRESH, name=CredentialName("stock")),
+        ]
+        found = await samples(facts)
+        told = [key for key in found if key[0] == "client_secret_in_use"]
+        assert told == [of("client_secret_in_use", credential="orders", index=index) for index in ("0", "1")]
+        assert tuple(found[key] for key in told) == expected
+
+
+async def test_scopes_that_were_not_granted():
+    """Their number is told."""
+    facts = at_work()
+    facts.tokens = [replace(FRESH, scope_missing=("orders.write", "stock.read"))]
+    assert (await samples(facts))[of("token_scopes_missing", credential="orders")] == 2
 
 
 async def test_a_token_without_an_end():

@@ -41,6 +41,8 @@ def test_a_gateway_at_work():
                 "expires_at": "2023-11-14T23:03:20Z",
                 "next_refresh_at": "2023-11-14T22:51:20Z",
                 "next_try_in_s": 2280.5,
+                "scopes_missing": [],
+                "client_secret_in_use": None,
                 "consecutive_failures": 0,
                 "last_error": None,
             }

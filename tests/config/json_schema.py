@@ -8,7 +8,7 @@ from typing import Any
 _TYPES = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict}
 _KNOWN = {
     "$schema", "$comment", "$defs", "$ref", "title", "description", "examples", "default", "type", "enum", "const", "anyOf",
-    "allOf", "pattern", "minLength", "minItems", "items", "properties", "patternProperties", "additionalProperties",
+    "allOf", "pattern", "minLength", "minItems", "maxItems", "items", "properties", "patternProperties", "additionalProperties",
     "required", "minimum", "maximum", "exclusiveMinimum", "propertyNames",
 }  # fmt: skip
 
@@ -47,6 +47,8 @@ def complaints(value: Any, schema: dict[str, Any] | bool, root: dict[str, Any], 
     if isinstance(value, list):
         if len(value) < schema.get("minItems", 0):
             found.append(f"{path}: too few")
+        if len(value) > schema.get("maxItems", len(value)):
+            found.append(f"{path}: too many")
         for index, item in enumerate(value):
             found += complaints(item, schema.get("items", True), root, f"{path}[{index}]")
     if isinstance(value, dict):

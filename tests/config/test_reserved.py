@@ -28,8 +28,6 @@ from tests.config.written import MINIMAL, faults, with_credential, with_route
             with_credential("token_endpoint_auth_method: private_key_jwt"),
             "6:33: credentials.orders.token_endpoint_auth_method: not supported yet; use client_secret_basic or client_secret_post",
         ),
-        (MINIMAL.replace("${SECRET}", "[a, b]"), "5:5: credentials.orders.client_secret: not supported yet; give one secret"),
-        (MINIMAL.replace("client_secret: ${SECRET}", "client_secret_file: [a, b]"), "5:5: credentials.orders.client_secret_file: not supported yet; give one file"),
         (MINIMAL.replace("https://api.example/v1", "[a, b]"), "9:5: routes[0].upstream: not supported yet; give one URL"),
         (with_route("timeouts: {tunnel_idle: 1h}"), "11:16: routes[0].timeouts.tunnel_idle: not supported yet"),
     ],

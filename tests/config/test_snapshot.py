@@ -4,6 +4,8 @@ from dataclasses import fields, is_dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
+import pytest
+
 from proxy.config.load import load
 from proxy.gateway.settings import (
     AccessRules,
@@ -33,7 +35,7 @@ from proxy.routing import (
     Timeouts,
     UnderscoreFields,
 )
-from proxy.secret import FixedSecret, Secret, SecretFile
+from proxy.secret import FixedSecret, OverlappingSecrets, Secret, SecretFile
 from proxy.tls import ServerTlsSettings, TlsSettings
 from proxy.tokens.access_token import CredentialName
 from proxy.tokens.lifetime import Backoff, RefreshPolicy
@@ -341,3 +343,18 @@ def test_what_is_loaded_shows_no_secret():
         + repr(result.document.root)
     )
     assert "c4n4ry" not in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "source"),
+    [
+        ("client_secret: [a, b]", OverlappingSecrets((FixedSecret(Secret("a")), FixedSecret(Secret("b"))))),
+        ("client_secret: [a, '${NEXT:-}']", FixedSecret(Secret("a"))),
+        ("client_secret: [a]", FixedSecret(Secret("a"))),
+        ("client_secret_file: [/dev/null, /dev/zero]", OverlappingSecrets((SecretFile(Path("/dev/null")), SecretFile(Path("/dev/zero"))))),
+    ],
+)  # fmt: skip
+def test_the_current_and_the_next_secret(given, source):
+    """Both are there to be tried; a variable that is not set makes no second one."""
+    read = loaded(MINIMAL.replace("client_secret: ${SECRET}", given)).settings
+    assert read.credentials[0].registration.client_secret == source

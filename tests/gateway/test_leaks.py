@@ -362,7 +362,7 @@ async def test_commands_that_meet_failures(tmp_path: Path):
 
 FAULTY = {
     "a wrong key": "client_secrt: {0}",
-    "a list": "client_secret: [{0}]",
+    "a list": "client_secret: [{0}, {0}, {0}]",
     "a mapping": "client_secret: {{value: {0}}}",
     "twice": "client_secret: {0}\n    client_secret: {0}",
     "an unset name": "client_secret: ${{NOT_SET}}{0}",

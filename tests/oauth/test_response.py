@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.errors import Side
-from proxy.oauth.response import MAX_TOKEN_CHARACTERS, Outcome, TokenGrant, TokenRequestError, parse
+from proxy.oauth.response import MAX_TOKEN_CHARACTERS, Outcome, TokenGrant, TokenRequestError, clock_skew, parse
 
 NOW = 1_800_000_000.0
 GOOD = {"access_token": "at-1", "token_type": "Bearer", "expires_in": 3600}
@@ -357,3 +357,52 @@ def test_any_reply(status, body, headers):
     else:
         assert result.access_token.reveal().isascii()
         assert not set(result.access_token.reveal()) & set("\r\n \x00")
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "round_trip_s", "skew_s"),
+    [
+        (0, 0, 0),
+        (-1, 0, 0),
+        (-1.5, 0, -1.5),
+        (-4, 10, 0),
+        (-6, 10, 0),
+        (5, 10, 10),
+        (-70, 10, -65),
+        (3600, 0.1, 3600.05),
+    ],
+)
+def test_the_skew_of_a_clock(ahead_s, round_trip_s, skew_s):
+    """The Date is compared with the middle of the round trip; what the round trip explains is no skew."""
+    assert clock_skew(1000.0 + ahead_s, 1000.0, round_trip_s) == pytest.approx(skew_s)
+
+
+@pytest.mark.parametrize(
+    ("date", "retry_after", "seconds"),
+    [
+        ("Fri, 15 Jan 2027 09:00:00 GMT", "Fri, 15 Jan 2027 09:02:00 GMT", 120),
+        ("Fri, 15 Jan 2027 07:00:00 GMT", "Fri, 15 Jan 2027 07:02:00 GMT", 120),
+        ("", "Fri, 15 Jan 2027 08:02:00 GMT", 120),
+        ("nonsense", "Fri, 15 Jan 2027 08:02:00 GMT", 120),
+        ("Fri, 15 Jan 2027 09:00:00 GMT", "Fri, 15 Jan 2027 08:00:00 GMT", 0),
+        ("Fri, 15 Jan 2027 09:00:00 GMT", "7", 7),
+        ("", "-7", None),
+        ("", "7.5", None),
+        ("", "soon", None),
+    ],
+    ids=[
+        "P20-server ahead", "P20-server behind", "P20-without Date", "P20-odd Date", "P20-over already", "P20-seconds",
+        "P20-negative", "P20-fraction", "P20-a word",
+    ],
+)  # fmt: skip
+def test_a_retry_after(date, retry_after, seconds):
+    """Seconds, or a date by the clock of the server that wrote it."""
+    with pytest.raises(TokenRequestError) as caught:
+        parse(503, {"Date": date, "Retry-After": retry_after}, b"", now_wall=1_800_000_000.0)
+    assert caught.value.retry_after_s == seconds
+
+
+def test_a_scope_that_repeats_a_secret():
+    """It is taken as one that was not told."""
+    body = b'{"access_token": "at-1", "scope": "orders.read-1"}'
+    assert parse(200, {}, body, now_wall=0.0, hidden=["orders.read-1"]).scope is None

@@ -15,6 +15,7 @@ from proxy.tokens.lifetime import (
     RefreshPolicy,
     backoff_delay,
     gentlest,
+    near_expiry,
     next_try_at,
     schedule,
     strictest,
@@ -108,10 +109,46 @@ def delay(outcome=Outcome.CONNECT, failures=1, *, without_token=False, retry_aft
 
 @pytest.mark.parametrize(("failures", "ceiling"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (99, 60), (10**6, 60)])
 def test_the_pause_grows(failures, ceiling):
-    """Full jitter below a ceiling that doubles up to `max`, and a second in any case."""
+    """Full jitter below a ceiling that doubles up to `max`; a second in any case, and 2.5 once two tries failed."""
+    floor = 1 if failures <= 2 else 2.5
     assert delay(failures=failures) == ceiling
-    assert delay(failures=failures, rnd=0.5) == max(ceiling / 2, 1)
-    assert delay(failures=failures, rnd=0.0) == 1
+    assert delay(failures=failures, rnd=0.5) == max(ceiling / 2, floor)
+    assert delay(failures=failures, rnd=0.0) == floor
+
+
+@pytest.mark.parametrize("without_token", [False, True])
+@pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.OK])
+def test_the_first_minute_of_an_outage(outcome, without_token):
+    """Thirty tries at most, whatever chance says, and two where asking again mends nothing."""
+    at_s, tries = 0.0, 0
+    while at_s < 60:
+        tries += 1
+        at_s += delay(outcome, tries, without_token=without_token, rnd=0.0)
+    assert tries <= (2 if outcome.configuration_fault else 30)
+
+
+@pytest.mark.parametrize(
+    "given", [{"max_without_token_s": 0.1}, {"max_s": 0.5, "initial_s": 0.5}, {"max_without_token_s": 1.5}]
+)
+def test_shorter_pauses_that_are_asked_for(given):
+    """They are kept to, down to a second."""
+    assert delay(failures=9, without_token=True, rnd=0.0, **given) == max(1, min(given.values()))
+
+
+def test_two_secrets_that_were_refused():
+    """The pause is as long as for two refusals, so that there are two tries a minute still."""
+    refused = {"failures": 1, "without_token": True, "outcome": Outcome.INVALID_CLIENT, "retry_after_s": None}
+    assert backoff_delay(Backoff(), rnd=0.0, tries=2, **refused) == 60
+
+
+@pytest.mark.parametrize(("left_s", "early_s"), [(720, 30), (300, 30), (50, 5), (5, 0.5), (-1, 0)])
+def test_a_token_that_was_given_out_again(left_s, early_s):
+    """It is due half a minute before its end, or a tenth of what is left; never earlier than it was due."""
+    life = schedule(RefreshPolicy(), requested_at_s=0.0, expires_in=1000.0, rnd=0.0)
+    now_s = life.usable_until_s - left_s
+    again = near_expiry(life, now_s=now_s)
+    assert again.due_at_s == max(life.due_at_s, life.usable_until_s - early_s)
+    assert (again.usable_until_s, again.expires_at_s) == (life.usable_until_s, life.expires_at_s)
 
 
 @pytest.mark.parametrize("outcome", PASSING)
