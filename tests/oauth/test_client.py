@@ -10,6 +10,10 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from joserfc import jwt
+from joserfc.jwk import ECKey
 
 from proxy.clock import SystemClock
 from proxy.errors import ErrorType
@@ -235,6 +239,24 @@ async def test_a_secret_that_was_rotated(server, client, tmp_path):
     file.write_text("the second\n")
     await client.request(asked)
     assert [request.form[-1][1] for request in server.requests] == ["first", "the second"]
+
+
+async def test_a_signing_key_that_was_rotated(server, client, tmp_path):
+    """Each attempt has an assertion of its own, a failed one's successor too, by the key that the file holds then."""
+    file = tmp_path / "key.pem"
+    asked = registration(server.url, method=ClientAuthMethod.PRIVATE_KEY_JWT, private_key=SecretFile(file))
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    file.write_bytes(keys[0].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    server.script.append(error_reply("server_error", 503))
+    await failure(client, asked)
+    await client.request(asked)
+    file.write_bytes(keys[1].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    await client.request(asked)
+
+    assertions = [dict(request.form)["client_assertion"] for request in server.requests]
+    signers = (keys[0], keys[0], keys[1])
+    shown = [jwt.decode(text, ECKey.import_key(key)) for text, key in zip(assertions, signers, strict=True)]
+    assert 3 == len({token.claims["jti"] for token in shown})
 
 
 async def test_a_secret_file_that_is_missing(server, client, tmp_path):

@@ -19,6 +19,7 @@ from proxy.tls import TlsContexts, TlsSettings
 from tests.oauth.certificates import self_signed
 from tests.oauth.registrations import registration
 from tests.support.scripted_authorization_server import ScriptedAuthorizationServer
+from tests.upstream.certificates import Authority, server_context
 
 
 @pytest.fixture
@@ -44,6 +45,16 @@ async def test_a_certificate_of_an_unknown_authority(client, tmp_path):
         assert await outcome(client, server.url) == (Outcome.TLS, ErrorType.TLS_CERTIFICATE_ERROR)
         assert await outcome(client, server.url, ca_file=made.cert_file) == (Outcome.OK, None)
         assert len(server.requests) == 1
+
+
+async def test_a_certificate_that_has_expired(client, tmp_path):
+    """It is refused, though its authority is known and the host is right."""
+    authority = Authority(tmp_path)
+    for expired, expected in ((True, (Outcome.TLS, ErrorType.TLS_CERTIFICATE_ERROR)), (False, (Outcome.OK, None))):
+        context = server_context(authority.pair("127.0.0.1", expired=expired))
+        async with ScriptedAuthorizationServer(tls=context) as server:
+            assert await outcome(client, server.url, ca_file=authority.file) == expected
+            assert len(server.requests) == (0 if expired else 1)
 
 
 async def test_a_certificate_of_another_host(client, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator
@@ -13,7 +14,9 @@ from proxy.clock import SystemClock
 from proxy.demo.servers import DemoServers
 from proxy.tasks import Tasks
 from tests.support import program
+from tests.support.fake_clock import until
 from tests.support.raw_client import RawClient, ask
+from tests.support.scripted_authorization_server import ScriptedAuthorizationServer, token_reply
 
 ANY_PORTS = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
 
@@ -91,6 +94,17 @@ async def test_sigterm_lets_a_request_finish(servers: DemoServers, tmp_path: Pat
         assert await client.closed()
         await client.close()
         assert 0 == (await ending).code
+
+
+async def test_sigterm_during_a_token_request(tmp_path: Path):
+    """The gateway does not wait for an authorization server that says nothing; who waits for the token is told."""
+    never = asyncio.Event()
+    async with ScriptedAuthorizationServer(default=token_reply(gate=never)) as server:
+        env = {"TOKEN_URL": server.url, "CLIENT_ID": "x", "CLIENT_SECRET": "y", "UPSTREAM_URL": "http://127.0.0.1:1"}
+        async with program.serving(*ANY_PORTS, cwd=tmp_path, env=env) as gateway:
+            await until(lambda: len(server.requests) == 1)
+            ended = await asyncio.wait_for(gateway.stop(), 10)
+        assert (0, 1) == (ended.code, len(server.requests))
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
