@@ -180,7 +180,7 @@ def _authority(head: RequestHead, target: RequestTarget) -> bytes | None:
 
 def _last_hop(head: RequestHead) -> bool:
     """Tells whether Max-Forwards says that this OPTIONS request goes no further (RFC 9110 §7.6.2)."""
-    return head.known.get(b"max-forwards") == [b"0"]
+    return any(value and not value.strip(b"0") for value in head.known.get(b"max-forwards", ()))
 
 
 def _routed(

@@ -156,7 +156,7 @@ def _unlisted(head: RequestHead, fates: Spellings) -> Iterable[Field]:
 def _counted_down(field: Field, method: bytes) -> bytes:
     name, value = field
     if method == b"OPTIONS" and value.isdigit():
-        value = b"%d" % max(0, int(value[:9]) - 1)
+        value = b"%d" % max(0, int(value.lstrip(b"0")[:9] or b"0") - 1)
     return name + b": " + value
 
 

@@ -41,6 +41,7 @@ _HTTP_10, _HTTP_11 = (1, 0), (1, 1)
 _SINGLETONS = frozenset(
     {b"content-length", b"content-location", b"content-range", b"content-type", b"etag", b"location"}
 )
+_REPEATED = "a repeated field that may stand only once"
 
 
 class _Head:
@@ -122,7 +123,7 @@ def parse_request_head(data: bytes, *, max_fields: int) -> RequestHead:
 
     Raises Refusal(VERSION_NOT_SUPPORTED) for a version but 1.0 and 1.1, Refusal(HEAD_TOO_LARGE) for more fields than
     allowed, Refusal(BAD_REQUEST) for all else that is not the grammar: another separator than one space, a line end
-    without CR, a folded line, a space before a colon, a control. Methods, target and Host are judged by others.
+    without CR, a folded line, a space before a colon, a control, a field twice that is only good for once. Methods, target and Host are judged by others.
     """
     line = _REQUEST_LINE.match(data)
     if line is None:
@@ -136,7 +137,10 @@ def parse_request_head(data: bytes, *, max_fields: int) -> RequestHead:
         raise Refusal(Problem.BAD_REQUEST, "malformed header section")
     if len(fields) > max_fields:
         raise Refusal(Problem.HEAD_TOO_LARGE, "too many fields")
-    return RequestHead(method, target, version, tuple(fields))
+    head = RequestHead(method, target, version, tuple(fields))
+    if _repeats(head.known):
+        raise Refusal(Problem.BAD_REQUEST, _REPEATED)
+    return head
 
 
 def parse_response_head(data: bytes, *, max_fields: int) -> ResponseHead:
@@ -156,10 +160,13 @@ def parse_response_head(data: bytes, *, max_fields: int) -> ResponseHead:
     if len(fields) > max_fields:
         raise GatewayError(ErrorType.HTTP_RESPONSE_HEADER_SECTION_SIZE, Side.UPSTREAM, "too many fields")
     head = ResponseHead(_HTTP_11 if minor == b"1" else _HTTP_10, int(status), reason or b"", tuple(fields))
-    for name, given in head.known.items():
-        if len(given) > 1 and name in _SINGLETONS:
-            raise _upstream_fault("a repeated field that may stand only once")
+    if _repeats(head.known):
+        raise _upstream_fault(_REPEATED)
     return head
+
+
+def _repeats(found: Known) -> bool:
+    return any(len(given) > 1 and name in _SINGLETONS for name, given in found.items())
 
 
 def _upstream_fault(detail: str) -> GatewayError:

@@ -10,12 +10,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
+from tests.support.fronting import connected, request
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.raw_client import Answer, RawClient
 from tests.support.scripted_authorization_server import ScriptedAuthorizationServer
 from tests.support.scripted_upstream import Script, ScriptedConnection, ScriptedUpstream, always, ok
 
 FINE = ok(b"fine")
+GET = request()
 OURS = frozenset(
     {b"host", b"authorization", b"via", b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"}
 )
@@ -80,6 +84,23 @@ class World:
         finally:
             client.writer.transport.abort()
             await client.close()
+
+    async def refused(self, data: bytes) -> Answer:
+        """Sends octets as a connection's first request, and as its second one; returns the answer, the same for both.
+
+        The upstream sees nothing but the good request before the second.
+        """
+        first = await self.ask(data)
+        assert [] == self.connections
+        async with connected(self.port) as client:
+            await client.send(GET)
+            assert 200 == (await client.answer()).status
+            await client.send(data)
+            second = await client.answer(head_only=data.startswith(b"HEAD "))
+        assert (first.status, suffix(first)) == (second.status, suffix(second))
+        assert first.field(b"Connection") == second.field(b"Connection")
+        assert 1 == len(self.requests)
+        return first
 
     async def forwarded(self, data: bytes) -> Forwarded:
         """Sends a request that is answered with 200, and returns what the upstream got."""
@@ -150,3 +171,8 @@ def suffix(answer: Answer) -> str:
     """Returns which problem an answer tells, after checking that it is one of the gateway's own."""
     assert b"application/problem+json" == answer.field(b"Content-Type"), answer
     return str(json.loads(answer.body)["type"]).removeprefix("urn:bearer-proxy:problem:")
+
+
+def row(*values: object, id: str) -> object:  # noqa: A002  # pytest's own word
+    """Returns one row of a table."""
+    return pytest.param(*values, id=id)
