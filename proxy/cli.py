@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from proxy.gateway.settings import Settings
     from proxy.http1.wire import ResponseHead
     from proxy.tokens.source import CredentialSettings
+    from proxy.tokens.static_source import StaticCredential
 
 FINE, FAILED, USAGE = 0, 1, 2
 _DEFAULT_ADMIN = "127.0.0.1:9464"
@@ -132,7 +133,9 @@ def _token(options: argparse.Namespace) -> int:
     return run_loop(_got_token(_credential(settings.credentials, options.credential), options))
 
 
-def _credential(credentials: Sequence[CredentialSettings], name: str | None) -> CredentialSettings:
+def _credential(
+    credentials: Sequence[CredentialSettings | StaticCredential], name: str | None
+) -> CredentialSettings | StaticCredential:
     by_name = {str(credential.name): credential for credential in credentials}
     if name is None:
         if len(by_name) == 1:
@@ -145,7 +148,7 @@ def _credential(credentials: Sequence[CredentialSettings], name: str | None) -> 
     return by_name[name]
 
 
-async def _got_token(credential: CredentialSettings, options: argparse.Namespace) -> int:
+async def _got_token(credential: CredentialSettings | StaticCredential, options: argparse.Namespace) -> int:
     from proxy.clock import SystemClock
     from proxy.oauth.response import TokenRequestError
     from proxy.process import grant

@@ -1,6 +1,9 @@
 """The section `credentials`: how a token is got from an authorization server, and when.
 
-Source: RFC 6749 §2.3, §3.2, §3.3 and §4.4; RFC 8707; RFC 8414 for the names of the methods.
+What proves the client depends on the method, so the method stands first: every key that belongs to another one is a fault
+at its own place. A credential that is a token in a file is ``static_token``'s.
+
+Source: RFC 6749 §2.3, §3.2, §3.3 and §4.4; RFC 8707; RFC 8414 for the names of the methods; RFC 7523; RFC 8705.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, ValidationInfo, field_validator
 
 from proxy.config.headers import HeaderName, duplicates
-from proxy.config.network import ResourceUri, TokenUrl, Url
+from proxy.config.network import IssuerUrl, ProxyUrl, ResourceUri, TokenUrl, Url
 from proxy.config.scalars import (
     Boolean,
     FilePath,
@@ -20,12 +23,21 @@ from proxy.config.scalars import (
     Written,
     duration,
     number,
+    one_of,
     one_or_more,
     text,
     words,
 )
 from proxy.config.section import HeaderValue, Section, TlsSection, either, faults_at, key, section
-from proxy.oauth.registration import RESERVED_HEADERS, RESERVED_PARAMETERS, ClientAuthMethod, is_scope
+from proxy.oauth.assertion import HMAC_ALGORITHMS, SIGNING_ALGORITHMS, secret_fault
+from proxy.oauth.client_auth import SIGNING_METHODS
+from proxy.oauth.registration import (
+    AUDIENCE_ISSUER,
+    RESERVED_HEADERS,
+    RESERVED_PARAMETERS,
+    ClientAuthMethod,
+    is_scope,
+)
 
 
 def _scope_token(value: str) -> str:
@@ -42,16 +54,17 @@ def _scope(value: str) -> str:
     return value
 
 
-def _grant_type(value: str) -> str:
-    if value != "client_credentials":
-        raise ValueError("expected client_credentials")
-    return value
-
-
 _SCOPE_TOKEN = Written(_scope_token, {"type": "string", "minLength": 1}, "a scope")
 _SCOPE = Written(_scope, {"type": "string", "minLength": 1}, "a text of scopes; a list is `scopes`")
-_GRANT_TYPE = Written(_grant_type, {"const": "client_credentials"}, "a word")
-_METHOD = words(ClientAuthMethod.CLIENT_SECRET_BASIC.value, ClientAuthMethod.CLIENT_SECRET_POST.value)
+# the second is another section's
+_GRANT_TYPE = Written(words("client_credentials", "static").parse, one_of(("client_credentials",)), "a word")
+_METHOD = words(*(method.value for method in ClientAuthMethod))
+_ALGORITHM = words(*SIGNING_ALGORITHMS, *HMAC_ALGORITHMS)
+_CERTIFICATE_METHODS: list[Any] = [method.value for method in ClientAuthMethod if method.by_certificate]
+_PROOFS: list[Any] = [
+    {"required": [name]}
+    for name in ("client_secret", "client_secret_file", "private_key_file", "client_assertion_file")
+]
 _MOST_SECRETS = 2  # the current and the next: a rotation has no third
 _SECRETS = one_or_more({"type": ["string", "number", "boolean"]}, most=_MOST_SECRETS)
 _SECRET_FILES = one_or_more({"type": "string", "minLength": 1}, most=_MOST_SECRETS)
@@ -105,8 +118,16 @@ class CredentialSection(Section):
     model_config = ConfigDict(
         json_schema_extra={
             "allOf": [
-                {"anyOf": [{"required": ["token_endpoint"]}, {"required": ["token_url"]}]},
-                {"anyOf": [{"required": ["client_secret"]}, {"required": ["client_secret_file"]}]},
+                {"anyOf": [{"required": [name]} for name in ("token_endpoint", "token_url", "issuer")]},
+                {
+                    "anyOf": [
+                        *_PROOFS,
+                        {
+                            "properties": {"token_endpoint_auth_method": {"enum": _CERTIFICATE_METHODS}},
+                            "required": ["token_endpoint_auth_method", "tls"],
+                        },
+                    ]
+                },
             ]
         }
     )
@@ -115,16 +136,28 @@ class CredentialSection(Section):
         "false",
         description="Lets the client secret go over plain http beyond loopback, where everyone on the way reads it.",
     )
+    grant_type: Annotated[str, _GRANT_TYPE] = key(
+        "client_credentials", description="The OAuth 2.0 grant (RFC 6749, 4.4)."
+    )
+    token_endpoint_auth_method: Annotated[str, _METHOD] = key(
+        "client_secret_basic", description="How the client proves who it is (RFC 8414)."
+    )
     token_endpoint: TokenUrl | None = key(
         None,
         description="URL of the authorization server's token endpoint; its query is kept.",
         examples=["https://as.example/oauth2/token"],
     )
     token_url: TokenUrl | None = key(None, description="Another name of token_endpoint.")
-    grant_type: Annotated[str, _GRANT_TYPE] = key(
-        "client_credentials", description="The OAuth 2.0 grant (RFC 6749, 4.4)."
+    issuer: IssuerUrl | None = key(
+        None,
+        description="The authorization server's identifier, whose published metadata says the token endpoint (RFC 8414, "
+        "OpenID Connect Discovery).",
+        examples=["https://as.example"],
     )
     client_id: Text = key(description="The client's identifier at the authorization server.", examples=["legacy-app"])
+    signing_alg: Annotated[str | None, _ALGORITHM] = key(
+        None, description="How assertions are signed; if absent, as the private key wants it, or HS256."
+    )
     client_secret: Annotated[tuple[SecretText, ...], OneOrMore, _SECRETS] | None = key(
         None,
         description="The client's secret; a reference, not the secret itself. A list of two = the current and the next: "
@@ -136,8 +169,28 @@ class CredentialSection(Section):
         description="A file with the client's secret, read again when it changes; or a list of two, as for client_secret.",
         examples=["/run/secrets/orders", ["/run/secrets/orders-current", "/run/secrets/orders-next"]],
     )
-    token_endpoint_auth_method: Annotated[str, _METHOD] = key(
-        "client_secret_basic", description="How the client shows its secret (RFC 8414)."
+    private_key_file: FilePath | None = key(
+        None,
+        description="private_key_jwt: a file with the private key, PEM or JWK; read again when it changes.",
+        examples=["/run/secrets/orders.pem"],
+    )
+    client_assertion_file: FilePath | None = key(
+        None,
+        description="private_key_jwt: a file with an assertion that somebody else signs and renews; read at each use.",
+        examples=["/var/run/secrets/azure/tokens/azure-identity-token"],
+    )
+    key_id: Text | None = key(None, description="The `kid` of assertions.", examples=["orders-2026"])
+    assertion_audience: Text | None = key(
+        None,
+        description="The `aud` of assertions: issuer, token_endpoint, or a text. If absent, the issuer where `issuer` is "
+        "given, else the token endpoint.",
+        examples=["token_endpoint"],
+    )
+    assertion_lifetime: Annotated[float, duration("10s", "300s")] = key(
+        "60s", description="How long an assertion is valid; one is made for each token request."
+    )
+    assertion_typ: Text = key(
+        "client-authentication+jwt", description="The `typ` of assertions; older servers know JWT only."
     )
     basic_form_encoding: Boolean = key(
         "true", description="client_secret_basic as RFC 6749, 2.3.1 has it; false for servers that do not decode it."
@@ -166,6 +219,11 @@ class CredentialSection(Section):
         "10s", description="For one call of the token endpoint, to the last byte."
     )
     tls: TlsSection | None = key(None, description="TLS towards the token endpoint.")
+    proxy_url: ProxyUrl | None = key(
+        None,
+        description="An HTTP proxy towards the authorization server only; variables of the environment are not heeded.",
+        examples=["http://proxy.example:3128", "http://gateway:${PROXY_PASSWORD}@proxy.example:3128"],
+    )
     refresh: RefreshSection = section(RefreshSection)
     expiry_buffer: Annotated[float, duration("0s", "1h")] = key(
         "10s", description="A token is not used for this long before its expiry; a tenth of its life at most."
@@ -181,19 +239,22 @@ class CredentialSection(Section):
         "true", description="Readiness waits for its first token; false = the token is got at first use."
     )
 
-    @field_validator("token_endpoint", "token_url")
+    @field_validator("token_endpoint", "token_url", "issuer")
     @classmethod
     def _not_readable_on_the_way(cls, value: Url | None, info: ValidationInfo) -> Url | None:
-        if value is not None and value.plain_http_beyond_loopback and info.data.get("allow_plain_http") is False:
+        if value is None:
+            return value
+        if value.plain_http_beyond_loopback and info.data.get("allow_plain_http") is False:
             raise ValueError("would send the client secret over plain http; use https, or set allow_plain_http: true")
+        method = _method(info)
+        if method is not None and method.by_certificate and not value.origin.secure and info.field_name != "issuer":
+            raise ValueError(f"must be https: {method.value} shows its certificate over TLS only")
         return value
 
     @field_validator("token_url")
     @classmethod
     def _one_token_endpoint(cls, value: Url | None, info: ValidationInfo) -> Url | None:
-        if "token_endpoint" in info.data and info.data["token_endpoint"] is None and value is None:
-            raise ValueError("token_endpoint is missing")
-        either(info, "token_endpoint", value)
+        either(info, "token_endpoint", value, needed=False)
         return value
 
     @field_validator("client_secret", "client_secret_file")
@@ -203,10 +264,78 @@ class CredentialSection(Section):
             raise ValueError("takes one secret, or a list of two: the current and the next")
         return value
 
-    @field_validator("client_secret_file")
+    @field_validator("issuer")
     @classmethod
-    def _one_secret(cls, value: Any, info: ValidationInfo) -> Any:
-        either(info, "client_secret", value)
+    def _one_server(cls, value: Url | None, info: ValidationInfo) -> Url | None:
+        if not {"token_endpoint", "token_url"} <= set(info.data):
+            return value  # one is faulty itself
+        given = [name for name in ("token_endpoint", "token_url") if info.data[name] is not None]
+        if value is not None and given:
+            raise ValueError(f"excludes {given[0]}: give one of the two")
+        if value is None and not given:
+            raise ValueError("token_endpoint is missing, or issuer in its place")
+        return value
+
+    @field_validator("signing_alg")
+    @classmethod
+    def _of_the_method(cls, value: str | None, info: ValidationInfo) -> str | None:
+        known = HMAC_ALGORITHMS if _method(info) is ClientAuthMethod.CLIENT_SECRET_JWT else SIGNING_ALGORITHMS
+        if value is not None and _method(info) in SIGNING_METHODS and value not in known:
+            raise ValueError(f"expected one of: {', '.join(known)}, with this token_endpoint_auth_method")
+        return value
+
+    @field_validator("client_secret")
+    @classmethod
+    def _long_enough(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and _method(info) is ClientAuthMethod.CLIENT_SECRET_JWT:
+            for secret in value:
+                if (fault := secret_fault(secret, info.data.get("signing_alg"))) is not None:
+                    raise ValueError(fault)
+        return value
+
+    @field_validator("client_secret", "client_secret_file")
+    @classmethod
+    def _of_a_secret_method(cls, value: Any, info: ValidationInfo) -> Any:
+        method = _method(info)
+        if value is not None and method is not None and not method.by_secret:
+            raise ValueError(f"is not used by {method.value}: leave it out")
+        if info.field_name == "client_secret_file" and method is not None and method.by_secret:
+            either(info, "client_secret", value)
+        return value
+
+    @field_validator("private_key_file", "client_assertion_file")
+    @classmethod
+    def _of_a_key_method(cls, value: Any, info: ValidationInfo) -> Any:
+        method = _method(info)
+        if value is not None and method is not None and method is not ClientAuthMethod.PRIVATE_KEY_JWT:
+            raise ValueError("needs token_endpoint_auth_method: private_key_jwt")
+        if info.field_name == "client_assertion_file" and method is ClientAuthMethod.PRIVATE_KEY_JWT:
+            either(info, "private_key_file", value)
+        return value
+
+    @field_validator("signing_alg", "key_id", "assertion_audience")
+    @classmethod
+    def _of_our_own_assertions(cls, value: Any, info: ValidationInfo) -> Any:
+        method = _method(info)
+        if value is not None and method is not None and method not in SIGNING_METHODS:
+            raise ValueError("is for client_secret_jwt and private_key_jwt")
+        if value is not None and info.data.get("client_assertion_file") is not None:
+            raise ValueError("is not used with client_assertion_file: the assertion is made elsewhere")
+        return value
+
+    @field_validator("assertion_audience")
+    @classmethod
+    def _known(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value == AUDIENCE_ISSUER and info.data.get("issuer", "") is None:
+            raise ValueError("needs `issuer`; or give the text of the audience itself")
+        return value
+
+    @field_validator("tls")
+    @classmethod
+    def _with_certificate(cls, value: TlsSection | None, info: ValidationInfo) -> TlsSection | None:
+        method = _method(info)
+        if method is not None and method.by_certificate and (value is None or value.cert_file is None):
+            raise ValueError(f"tls.cert_file and tls.key_file are needed: {method.value} shows a certificate")
         return value
 
     @field_validator("scope")
@@ -245,3 +374,9 @@ class CredentialSection(Section):
         if value > info.data.get("max_lifetime", value):
             raise ValueError("must not be above max_lifetime")
         return value
+
+
+def _method(info: ValidationInfo) -> ClientAuthMethod | None:
+    """Returns the method, None if what is written is none."""
+    written = info.data.get("token_endpoint_auth_method")
+    return None if written is None else ClientAuthMethod(written)

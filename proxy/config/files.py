@@ -14,9 +14,12 @@ from proxy.config.tree import Node, ScalarNode, find, paths
 from proxy.tls import ServerTlsSettings, TlsFileError
 from proxy.units import MIB
 
-_CLIENT_SECRETS: tuple[KeyPath, ...] = (
-    ("credentials", "*", "client_secret_file"),
+_PROOFS: tuple[KeyPath, ...] = (
     ("credentials", "*", "client_secret_file", "*"),
+    *(
+        ("credentials", "*", key)
+        for key in ("client_secret_file", "private_key_file", "client_assertion_file", "access_token_file")
+    ),
 )
 _HEADER_VALUES: tuple[KeyPath, ...] = (
     ("credentials", "*", "token_request_headers", "*", "value_file"),
@@ -26,7 +29,7 @@ _HEADER_VALUES: tuple[KeyPath, ...] = (
     ("routes", "*", "set_response_headers", "*", "value_file"),
 )
 SECRET_FILES = (
-    *_CLIENT_SECRETS,
+    *_PROOFS,
     *_HEADER_VALUES,
     ("tls", "key_file"),
     ("credentials", "*", "tls", "key_file"),
@@ -41,7 +44,7 @@ _MAX_BYTES = 1 * MIB
 
 def check(root: Node, findings: Findings) -> None:
     """Records a fault for each file that cannot be read, or that does not hold what it should."""
-    for pattern in (*_CLIENT_SECRETS, *_HEADER_VALUES, *_CERTIFICATES, *_LISTEN_CERTIFICATES):
+    for pattern in (*_PROOFS, *_HEADER_VALUES, *_CERTIFICATES, *_LISTEN_CERTIFICATES):
         for path in paths(root, pattern):
             node = find(root, path).node
             if not isinstance(node, ScalarNode) or findings.covers(path):

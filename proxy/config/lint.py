@@ -18,6 +18,7 @@ from proxy.gateway.settings import Settings
 from proxy.http1.target import ambiguity
 from proxy.http1.wire import METHODS
 from proxy.routing import Matched, PathPolicy, Route, RouteTable
+from proxy.tokens.static_source import StaticCredential
 
 _SECRETS: tuple[KeyPath, ...] = (
     ("credentials", "*", "client_secret"),
@@ -25,6 +26,7 @@ _SECRETS: tuple[KeyPath, ...] = (
     ("access", "require_header", "value"),
     ("routes", "*", "access", "require_header", "value"),
 )
+_PROXY: KeyPath = ("credentials", "*", "proxy_url")
 _HEADERS: tuple[KeyPath, ...] = tuple(
     (*path, *end)
     for path in (("routes", "*", "set_request_headers", "*"), ("credentials", "*", "token_request_headers", "*"))
@@ -97,6 +99,9 @@ def _secrets_in_file(document: Document) -> Iterator[Fault]:
     for path, node in _scalars(document, *_SECRETS):
         if not node.variables:
             yield _warning(document, path, advice)
+    for path, node in _scalars(document, _PROXY):
+        if not node.variables and "@" in node.text:
+            yield _warning(document, path, advice.replace("a secret stands", "a password stands"))
     for path, node in _scalars(document, *_HEADERS):
         header = str(path[-2] if path[-1] == "value" else path[-1])
         if not node.variables and _NAMES_A_SECRET.search(header) is not None:
@@ -163,8 +168,8 @@ def _commas(document: Document) -> Iterator[Fault]:
 
 def _plain_http(document: Document) -> Iterator[Fault]:
     for name, credential in document.configuration.credentials.items():
-        for key in ("token_endpoint", "token_url"):
-            url = getattr(credential, key)
+        for key in ("token_endpoint", "token_url", "issuer"):
+            url = getattr(credential, key, None)
             if url is not None and url.plain_http_beyond_loopback:
                 yield _warning(
                     document, ("credentials", name, key), "plain http: the client secret can be read on the way"
@@ -238,6 +243,8 @@ def _open_doors(document: Document) -> Iterator[Fault]:
 
 def _refreshes_without_effect(document: Document) -> Iterator[Fault]:
     for credential in document.settings.credentials:
+        if isinstance(credential, StaticCredential):
+            continue
         before_s = credential.refresh.before_expiry_s
         if before_s is not None and 2 * before_s >= credential.refresh.max_lifetime_s:
             path = ("credentials", str(credential.name), "refresh", "before_expiry")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from proxy.config import environment, files, lint, reserved
+from proxy.config import environment, files, lint, proofs, reserved
 from proxy.config.faults import ConfigurationFaults, Fault, Findings, Place
 from proxy.config.parse import parse, read
 from proxy.config.references import resolve, variables
@@ -84,6 +84,8 @@ def load(
     built = None if configuration is None or findings.faults else _built(configuration, root, findings)
     if check_files and built is not None and built.tls is not None:
         files.check_tls(built.tls, root, findings)
+    if built is not None and check_files:
+        proofs.check(root, built, findings)
     if configuration is None or built is None or findings.faults:
         raise ConfigurationFaults(findings.faults, _hint(findings))
     document = lint.Document(

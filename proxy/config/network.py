@@ -9,17 +9,20 @@ Source: RFC 3986 (URLs), RFC 6454 §6.2 (origins), RFC 9110 §7.2 (Host), RFC 87
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import unquote_to_bytes
 
 from yarl import URL
 
 from proxy.config.scalars import Written, comma_list, patterned
 from proxy.gateway.settings import Address, Network, TcpAddress, UnixAddress
 from proxy.http1.target import ambiguity
-from proxy.oauth.registration import is_resource
+from proxy.oauth.registration import HttpProxy, is_resource
+from proxy.secret import Secret
 from proxy.upstream.origin import Origin
 
 _MAX_PORT = 65535
@@ -29,6 +32,7 @@ _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*\.?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _URL = re.compile(r"(?i:https?)://([^/?#]+)(/[^?#]*)?(\?[^#]*)?")
 _ORIGIN = re.compile(r"(?i:https?)://[^/?#@]+")
+_PROXY = re.compile(r"(?i:http)://(?:([!-~]*?)(?::([!-~]*))?@)?([^/?#@]+:[0-9]+)/?")
 _URL_TEXT = re.compile(r"[!-~]+")
 
 
@@ -157,6 +161,31 @@ def upstream_url(value: str) -> Url:
     return parsed
 
 
+def issuer_url(value: str) -> Url:
+    """Returns the identifier of an authorization server (RFC 8414 §2)."""
+    parsed = url(value)
+    if parsed.has_query:
+        raise ValueError("must have no query (?): it is compared with the metadata's issuer, character by character")
+    return parsed
+
+
+def proxy_url(value: str) -> HttpProxy:
+    """Returns an HTTP proxy: http, perhaps user and password (percent-encoded), a host and a port."""
+    match = _PROXY.fullmatch(value)
+    if match is None:
+        raise ValueError("expected http://host:port of an HTTP proxy, perhaps with user:password@ before the host")
+    user, password, authority = match[1], match[2], match[3]
+    try:
+        parsed = url(f"http://{authority}")
+    except ValueError:
+        raise ValueError("has a host or a port that is not one") from None
+    authorization = None
+    if user is not None:
+        octets = unquote_to_bytes(user) + b":" + unquote_to_bytes(password or "")
+        authorization = Secret("Basic " + b64encode(octets).decode("ascii"))
+    return HttpProxy(url=parsed.text, authorization=authorization)
+
+
 def resource(value: str) -> str:
     """Returns a resource indicator (RFC 8707 §2)."""
     if not is_resource(value):
@@ -189,6 +218,8 @@ HostList = comma_list(_HOST)
 RouteHost = Annotated[str, Written(route_host, _HOST, "a host name")]
 OriginText = Annotated[bytes, Written(origin, _HTTP_URL, "an origin")]
 OriginList = comma_list(_HTTP_URL)
+ProxyUrl = Annotated[HttpProxy, Written(proxy_url, patterned("[Hh][Tt][Tt][Pp]://[^ ]+:[0-9]+/?"), "a URL")]
+IssuerUrl = Annotated[Url, Written(issuer_url, _HTTP_URL, "a URL")]
 TokenUrl = Annotated[Url, Written(url, _HTTP_URL, "a URL")]
 UpstreamUrl = Annotated[Url, Written(upstream_url, _HTTP_URL, "a URL")]
 ResourceUri = Annotated[str, Written(resource, {"type": "string", "minLength": 1}, "a URI")]

@@ -45,15 +45,6 @@ _ROUTE = ("routes", "*")
 
 RESERVED_KEYS: tuple[ReservedKey, ...] = (
     ReservedKey(("token_store",), "tokens are kept in memory"),
-    ReservedKey((*_CREDENTIAL, "issuer"), "give token_endpoint"),
-    ReservedKey((*_CREDENTIAL, "private_key_file"), "give client_secret_file"),
-    ReservedKey((*_CREDENTIAL, "key_id")),
-    ReservedKey((*_CREDENTIAL, "signing_alg")),
-    ReservedKey((*_CREDENTIAL, "assertion_audience")),
-    ReservedKey((*_CREDENTIAL, "assertion_lifetime")),
-    ReservedKey((*_CREDENTIAL, "client_assertion_file"), "give client_secret_file"),
-    ReservedKey((*_CREDENTIAL, "proxy_url")),
-    ReservedKey((*_CREDENTIAL, "access_token_file"), "use grant_type: client_credentials"),
     ReservedKey((*_ROUTE, "timeouts", "tunnel_idle")),
 )
 
@@ -61,15 +52,9 @@ RESERVED_VALUES: tuple[ReservedValue, ...] = (
     ReservedValue(("workers",), all_but="1", lists=True, instead="one process serves"),
     ReservedValue(
         (*_CREDENTIAL, "grant_type"),
-        words=frozenset({"static", "jwt_bearer", "token_exchange", "refresh_token", "password"}),
+        words=frozenset({"jwt_bearer", "token_exchange", "refresh_token", "password"}),
         whole=True,
-        instead="use client_credentials",
-    ),
-    ReservedValue(
-        (*_CREDENTIAL, "token_endpoint_auth_method"),
-        words=frozenset({"client_secret_jwt", "private_key_jwt", "tls_client_auth", "self_signed_tls_client_auth"}),
-        whole=True,
-        instead="use client_secret_basic or client_secret_post",
+        instead="use client_credentials or static",
     ),
     ReservedValue((*_ROUTE, "upstream"), lists=True, instead="give one URL"),
 )

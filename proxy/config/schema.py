@@ -13,11 +13,11 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic.json_schema import GenerateJsonSchema
 
 from proxy.config.access import AccessSection, gateway_rules
-from proxy.config.credential import CredentialSection
 from proxy.config.network import AdminAddress, ListenAddress, ListenList, is_loopback
 from proxy.config.route import RouteSection
 from proxy.config.scalars import Boolean, CommaList, Name, Written, count, duration, size, words
 from proxy.config.section import ListenTlsSection, Section, key, known, section
+from proxy.config.static_token import Credential
 from proxy.gateway.settings import Address, LogFormat, LogLevel, TcpAddress
 
 
@@ -101,9 +101,7 @@ class Configuration(Section):
         "20s", description="After that: for open requests to finish."
     )
     limits: LimitsSection = section(LimitsSection)
-    credentials: dict[Name, CredentialSection] = key(
-        {}, description="Ways to get a token, by name; routes refer to them."
-    )
+    credentials: dict[Name, Credential] = key({}, description="Ways to get a token, by name; routes refer to them.")
     routes: Annotated[tuple[RouteSection, ...], Field(json_schema_extra={"minItems": 1})] = key(
         description="Which requests go where, and with whose token."
     )

@@ -10,8 +10,9 @@ from proxy.config.network import Url
 from proxy.config.route import NO_CREDENTIAL, RouteSection
 from proxy.config.schema import Configuration, LimitsSection
 from proxy.config.section import HeaderValue, ListenTlsSection, TlsSection, client_secret_source
+from proxy.config.static_token import StaticSection
 from proxy.gateway.settings import AccessRules, Limits, LogFormat, LogLevel, LogSettings, Settings
-from proxy.oauth.registration import ClientAuthMethod, Registration
+from proxy.oauth.registration import AssertionSettings, ClientAuthMethod, Registration
 from proxy.routing import (
     ClientAuthorization,
     Forwarding,
@@ -25,10 +26,12 @@ from proxy.routing import (
     Timeouts,
     UnderscoreFields,
 )
+from proxy.secret import SecretFile, SecretSource
 from proxy.tls import ServerTlsSettings, TlsSettings
 from proxy.tokens.access_token import CredentialName
 from proxy.tokens.lifetime import Backoff, RefreshPolicy
 from proxy.tokens.source import CredentialSettings
+from proxy.tokens.static_source import StaticCredential
 from proxy.upstream.pool import PoolLimits
 
 
@@ -84,14 +87,27 @@ def _limits(given: LimitsSection) -> Limits:
     )
 
 
-def _credential(name: str, given: CredentialSection) -> CredentialSettings:
+def _credential(name: str, given: CredentialSection | StaticSection) -> CredentialSettings | StaticCredential:
+    if isinstance(given, StaticSection):
+        return StaticCredential(
+            name=CredentialName(name), access_token=SecretFile(given.access_token_file), required=given.required
+        )
     endpoint = given.token_endpoint or given.token_url
-    assert endpoint is not None  # the schema asks for one of them
     registration = Registration(
-        token_endpoint=endpoint.text,
+        token_endpoint=None if endpoint is None else endpoint.text,
+        issuer=None if given.issuer is None else given.issuer.text,
         client_id=given.client_id,
-        client_secret=client_secret_source(given.client_secret, given.client_secret_file),
         method=ClientAuthMethod(given.token_endpoint_auth_method),
+        client_secret=_client_secret(given),
+        private_key=None if given.private_key_file is None else SecretFile(given.private_key_file),
+        client_assertion=None if given.client_assertion_file is None else SecretFile(given.client_assertion_file),
+        assertion=AssertionSettings(
+            key_id=given.key_id,
+            algorithm=given.signing_alg,
+            audience=given.assertion_audience,
+            lifetime_s=given.assertion_lifetime,
+            typ=given.assertion_typ,
+        ),
         basic_form_encoding=given.basic_form_encoding,
         scope=" ".join(given.scopes) or None if given.scopes is not None else given.scope,
         audience=given.audience,
@@ -100,6 +116,8 @@ def _credential(name: str, given: CredentialSection) -> CredentialSettings:
         token_request_headers=tuple((name, value.source()) for name, value in given.token_request_headers.items()),
         timeout_s=given.timeout,
         tls=None if given.tls is None else _tls(given.tls),
+        proxy=given.proxy_url,
+        allow_plain_http=given.allow_plain_http,
     )
     return CredentialSettings(
         name=CredentialName(name),
@@ -119,6 +137,12 @@ def _credential(name: str, given: CredentialSection) -> CredentialSettings:
         ),
         required=given.required,
     )
+
+
+def _client_secret(given: CredentialSection) -> SecretSource | None:
+    if given.client_secret is None and given.client_secret_file is None:
+        return None
+    return client_secret_source(given.client_secret, given.client_secret_file)
 
 
 def _route(given: RouteSection) -> Route:

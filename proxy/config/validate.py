@@ -56,7 +56,7 @@ def _record(root: Node, kind: str, path: KeyPath, message: str, findings: Findin
         parent = find(root, path[:-1])
         findings.add(parent.key_place, path, "is missing" + _why_absent(parent, path, findings))
     elif kind == "extra_forbidden":
-        findings.add(found.key_place, path, "is an unknown key" + suggestion(str(path[-1]), _keys_at(path[:-1])))
+        findings.add(found.key_place, path, _why_unknown(str(path[-1]), _keys_at(path[:-1])))
     else:
         text = message.removeprefix(_VALUE_ERROR)
         if kind not in ("value_error", "fault", KEY_FAULT):
@@ -67,6 +67,11 @@ def _record(root: Node, kind: str, path: KeyPath, message: str, findings: Findin
         # without a file, the label names what is missing, and keys would mean nothing
         message = absent.removeprefix(": ") if absent and place.label else text + absent
         findings.add(place, found.path, message + hint, at=path)
+
+
+def _why_unknown(key: str, known: list[str]) -> str:
+    """Returns what is wrong with a key that its section has not; another form of the section may have it."""
+    return "is not for this grant_type" if key in known else "is an unknown key" + suggestion(key, known)
 
 
 def _why_absent(parent: Found, path: KeyPath, findings: Findings) -> str:
@@ -107,7 +112,13 @@ def _schema() -> dict[str, Any]:
 
 
 def _resolved(node: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
-    """Follows references, and of several forms takes the mapping."""
+    """Follows references; of several forms, returns the mappings as if they were one."""
     while "$ref" in node:
         node = root["$defs"][node["$ref"].rpartition("/")[2]]
-    return next((choice for choice in node.get("anyOf", []) if "properties" in choice), node)
+    choices = [
+        _resolved(choice, root) for choice in node.get("anyOf", []) if "properties" in choice or "$ref" in choice
+    ]
+    mappings = [choice["properties"] for choice in choices if "properties" in choice]
+    if not mappings or "properties" in node:
+        return node
+    return {"properties": {name: member for mapping in reversed(mappings) for name, member in mapping.items()}}

@@ -15,6 +15,7 @@ from proxy.routing import Route, RouteName
 from proxy.secret import SecretSource
 from proxy.tls import ServerTlsSettings
 from proxy.tokens.source import CredentialSettings
+from proxy.tokens.static_source import StaticCredential
 from proxy.units import KIB, SECONDS
 
 Network = IPv4Network | IPv6Network
@@ -124,7 +125,7 @@ class Settings:
     access: AccessRules
     limits: Limits
     log: LogSettings
-    credentials: tuple[CredentialSettings, ...]
+    credentials: tuple[CredentialSettings | StaticCredential, ...]
     routes: tuple[Route, ...]
     route_access: dict[RouteName, AccessRules] = field(default_factory=dict)  # a route's own, narrower rules
     route_body_bytes: dict[RouteName, int] = field(default_factory=dict)  # a route's own body limit, octets

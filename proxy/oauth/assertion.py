@@ -15,6 +15,7 @@ import binascii
 import json
 import math
 import re
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 BACKDATED_S = 5 * SECONDS  # `iat` lies so far back, for a server whose clock is behind ours
 _MAX_ASSERTION_CHARACTERS = 16384
 _HMAC_OCTETS = {"HS256": 32, "HS384": 48, "HS512": 64}  # RFC 7518 §3.2: a key at least as long as the hash
+_DEFAULT_HMAC = "HS256"
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 # (type, curve) of a key: the algorithms that fit it, the one taken unasked first
 _FITTING = {
@@ -86,6 +88,15 @@ def signed(
     return jws.serialize_compact(header, payload, key.material, algorithms=[key.algorithm])
 
 
+def secret_fault(secret: Secret, algorithm: str | None) -> str | None:
+    """Returns what makes a client secret unfit to sign with, None if nothing does. Its octets are the key."""
+    algorithm = algorithm or _DEFAULT_HMAC
+    needed = _HMAC_OCTETS.get(algorithm, 0)
+    if len(secret.reveal().encode()) >= needed:
+        return None
+    return f"is too short for {algorithm}, which needs {needed} octets at least (RFC 7518, 3.2)"
+
+
 def given(proof: Secret, now_wall: float) -> str:
     """Returns an assertion that somebody else signed. Raises ConfigurationError if it is none, or has expired."""
     text = proof.reveal()
@@ -104,18 +115,14 @@ def given(proof: Secret, now_wall: float) -> str:
 
 
 def _secret_key(secret: Secret, settings: AssertionSettings) -> SigningKey:
-    algorithm = settings.algorithm or "HS256"
-    octets = secret.reveal().encode()
-    needed = _HMAC_OCTETS.get(algorithm)
-    if needed is None:
+    algorithm = settings.algorithm or _DEFAULT_HMAC
+    if algorithm not in _HMAC_OCTETS:
         raise ConfigurationError(f"signing_alg: client_secret_jwt signs with one of {', '.join(HMAC_ALGORITHMS)}")
-    if len(octets) < needed:
-        raise ConfigurationError(
-            f"client_secret: is too short for {algorithm}, which needs {needed} octets at least (RFC 7518, 3.2)"
-        )
+    if (fault := secret_fault(secret, algorithm)) is not None:
+        raise ConfigurationError(f"client_secret: {fault}")
     from joserfc.jwk import OctKey  # noqa: PLC0415  # see above
 
-    return SigningKey(algorithm, settings.key_id, OctKey.import_key(octets))
+    return SigningKey(algorithm, settings.key_id, OctKey.import_key(secret.reveal().encode()))
 
 
 def _private_key(proof: Secret, settings: AssertionSettings) -> SigningKey:
@@ -124,13 +131,15 @@ def _private_key(proof: Secret, settings: AssertionSettings) -> SigningKey:
 
     text = proof.reveal()
     key: Key | None
+    members: Any = {}
     try:
-        if text.startswith("{"):
-            members: Any = json.loads(text)
-            key = jwk.import_key(members)
-        else:
-            members = {}
-            key = jwk.import_key(text, _type_of_pem(text))
+        with warnings.catch_warnings():  # joserfc's own, of short keys: they are refused below
+            warnings.simplefilter("ignore")
+            if text.startswith("{"):
+                members = json.loads(text)
+                key = jwk.import_key(members)
+            else:
+                key = jwk.import_key(text, _type_of_pem(text))
     except (ValueError, TypeError, KeyError, JoseError):  # its text may hold the key's
         key = None
     if key is None or not isinstance(key, jwk.RSAKey | jwk.ECKey | jwk.OKPKey) or not key.is_private:

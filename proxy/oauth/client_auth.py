@@ -19,6 +19,8 @@ from proxy.oauth.grant import Form
 from proxy.oauth.registration import AUDIENCE_ISSUER, AUDIENCE_TOKEN_ENDPOINT, ClientAuthMethod, Registration
 from proxy.secret import Secret
 
+SIGNING_METHODS = frozenset({ClientAuthMethod.CLIENT_SECRET_JWT, ClientAuthMethod.PRIVATE_KEY_JWT})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:

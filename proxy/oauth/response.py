@@ -243,10 +243,8 @@ def _grant(members: dict[str, Any], hidden: Sequence[str], skew_s: float | None)
     token = members.get("access_token")
     if not isinstance(token, str) or not token:
         raise _NoGrantError("the reply has no access_token")
-    if len(token) > MAX_TOKEN_CHARACTERS:
-        raise _NoGrantError(f"the access token is longer than {MAX_TOKEN_CHARACTERS} characters")
-    if _B64TOKEN.fullmatch(token) is None:
-        raise _NoGrantError("the access token has characters that RFC 6750 allows in no Authorization field")
+    if (fault := token_fault(token)) is not None:
+        raise _NoGrantError(f"the access token {fault}")
     # Some servers leave it out although RFC 6749 §5.1 requires it; that says nothing against Bearer, another type does.
     token_type = members.get("token_type") or "bearer"
     if not isinstance(token_type, str) or token_type.strip().lower() != "bearer":
@@ -269,6 +267,15 @@ def _scope(value: object, hidden: Sequence[str]) -> str | None:
     if isinstance(value, str) and _quotes(value, hidden):
         return None
     return _cleaned(value, (), limit=_MAX_SCOPE)
+
+
+def token_fault(token: str) -> str | None:
+    """Returns why an access token may not be put into a field (RFC 6750 §2.1), None if it may."""
+    if len(token) > MAX_TOKEN_CHARACTERS:
+        return f"is longer than {MAX_TOKEN_CHARACTERS} characters"
+    if _B64TOKEN.fullmatch(token) is None:
+        return "has characters that RFC 6750 allows in no Authorization field"
+    return None
 
 
 def _expires_in(value: object) -> tuple[float | None, str | None]:

@@ -10,10 +10,13 @@ from proxy.clock import Clock
 from proxy.oauth.client import TokenEndpointClient
 from proxy.oauth.response import TokenGrant, TokenRequestError
 from proxy.tokens.source import CredentialSettings
+from proxy.tokens.static_source import StaticCredential, read_token
 
 
-async def granted(credential: CredentialSettings, clock: Clock) -> TokenGrant:
-    """Returns a token for a credential, asked for as the gateway would. Raises TokenRequestError."""
+async def granted(credential: CredentialSettings | StaticCredential, clock: Clock) -> TokenGrant:
+    """Returns a token for a credential, got as the gateway would. Raises TokenRequestError."""
+    if isinstance(credential, StaticCredential):
+        return TokenGrant(access_token=read_token(credential), expires_in=None)
     client = TokenEndpointClient(clock)
     try:
         return await client.request(credential.registration)

@@ -18,16 +18,17 @@ from proxy.tokens.credential_source import CredentialSource
 from proxy.tokens.governor import Governor, endpoint
 from proxy.tokens.keeper import Keeper, TokenRequest
 from proxy.tokens.source import CredentialSettings, TokenSource, TokenStatus
+from proxy.tokens.static_source import StaticCredential, StaticSource
 
 
 class Keepers:
     """The tokens of a gateway. Used on one event loop."""
 
-    __slots__ = ("_eager", "_keepers", "sources")
+    __slots__ = ("_eager", "_keepers", "_static", "sources")
 
     def __init__(
         self,
-        credentials: Iterable[CredentialSettings],
+        credentials: Iterable[CredentialSettings | StaticCredential],
         *,
         request: TokenRequest,
         clock: Clock,
@@ -35,11 +36,17 @@ class Keepers:
         random: Callable[[], float],
     ) -> None:
         alike: dict[TokenKey, list[CredentialSettings]] = {}
+        sources: dict[CredentialName, TokenSource] = {}
+        self._static: list[StaticSource] = []
         for credential in credentials:
+            if isinstance(credential, StaticCredential):
+                source = StaticSource(credential, clock=clock)
+                self._static.append(source)
+                sources[credential.name] = source
+                continue
             alike.setdefault(identity(credential.registration), []).append(credential)
         self._keepers: list[Keeper] = []
         self._eager: list[Keeper] = []
-        sources: dict[CredentialName, TokenSource] = {}
         governors: dict[Hashable, Governor] = {}
         for group in alike.values():
             asked = endpoint(group[0].registration)
@@ -66,7 +73,7 @@ class Keepers:
     @property
     def ready(self) -> bool:
         """Tells whether every required credential had its first token; once true, it stays true."""
-        return all(keeper.ready for keeper in self._eager)
+        return all(keeper.ready for keeper in self._eager) and all(s.ready for s in self._static if s.required)
 
     def statuses(self) -> list[TokenStatus]:
         """Returns the facts of every credential at this moment."""

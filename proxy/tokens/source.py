@@ -95,14 +95,20 @@ class TokenStatus:
     requests: Mapping[Outcome, int]  # every outcome is a key
     durations: Durations
     shares_with: CredentialName | None
+    endless: bool = False  # the token has no end that we know of: nobody is asked for another
 
 
 def outage_budget_s(statuses: Iterable[TokenStatus]) -> float | None:
     """Returns for how many seconds every credential in use has a token, if no authorization server answered from now.
 
-    A credential is in use if it is required or ever had a token. None if there is no such credential.
+    A credential is in use if it is required or ever had a token. None if there is no such credential. A token without
+    an end that we know of does not count.
     """
-    left = [status.usable_for_s or 0.0 for status in statuses if status.required or status.ready]
+    left = [
+        status.usable_for_s or 0.0
+        for status in statuses
+        if (status.required or status.ready) and not (status.endless and status.state is TokenState.FRESH)
+    ]
     return min(left, default=None)
 
 

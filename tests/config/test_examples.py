@@ -10,7 +10,9 @@ from proxy.config.load import load
 from proxy.config.references import variables
 from proxy.config.schema import json_schema
 from proxy.gateway.settings import TcpAddress
+from proxy.oauth.registration import ClientAuthMethod
 from proxy.secret import SecretFile
+from proxy.tokens.source import CredentialSettings
 from tests.config.json_schema import complaints
 
 TOP = Path(__file__).resolve().parents[2]
@@ -26,7 +28,9 @@ def environment(path: Path) -> dict[str, str]:
 
 def test_the_examples_are_there():
     """One for each way of use."""
-    assert [path.stem for path in EXAMPLES] == ["container", "minimal", "private-api", "several-routes", "tls"]
+    assert [path.stem for path in EXAMPLES] == [
+        "client-authentication", "container", "minimal", "private-api", "several-routes", "tls",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -58,6 +62,16 @@ def test_a_merge_in_an_example():
     assert not invoices.required
 
 
+def test_every_way_to_authenticate_has_its_example():
+    """Each method, the assertion of somebody else, and the token in a file."""
+    path = TOP / "config" / "examples" / "client-authentication.yaml"
+    credentials = load(path, environ=environment(path), check_files=False).settings.credentials
+    asking = [credential.registration for credential in credentials if isinstance(credential, CredentialSettings)]
+    assert {registration.method for registration in asking} == set(ClientAuthMethod)
+    assert [registration.client_id for registration in asking if registration.client_assertion] == ["legacy-app"]
+    assert len(credentials) == len(asking) + 1
+
+
 def test_the_container_example_is_reachable_by_others():
     """And says who they are."""
     path = TOP / "config" / "examples" / "container.yaml"
@@ -84,5 +98,5 @@ def test_env_example():
 def test_no_place_of_ours():
     """No example names a host that exists."""
     for path in FILES:
-        hosts = re.findall(r"https?://([^/\s:]+)", path.read_text(encoding="utf-8"))
+        hosts = re.findall(r"https?://(?:[^/\s@]*@)?([^/\s:,]+)", path.read_text(encoding="utf-8"))
         assert all(re.search(r"\.(example|internal)$|^10\.|^127\.", host) for host in hosts), path

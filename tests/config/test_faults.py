@@ -39,7 +39,7 @@ def test_missing_keys_point_at_their_parent():
     """The path names what is missing, the place says where it belongs."""
     text = "credentials:\n  orders:\n    client_secret: ${SECRET}\nroutes:\n  - match: {methods: [GET]}\n"
     assert faults(text) == [
-        "2:3: credentials.orders: token_endpoint is missing",
+        "2:3: credentials.orders: token_endpoint is missing, or issuer in its place",
         "2:3: credentials.orders.client_id: is missing",
         "5:5: routes[0].credential: is missing",
         "5:5: routes[0].match: one of path_prefix, path_exact and host is needed; `path_prefix: /` is for every path",

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.config.written import CREDENTIAL, FILE, MINIMAL, ROUTE, loaded, with_credential, with_route
+from tests.oauth.certificates import self_signed
 
 
 def warnings(text: str, mode: int = 0o600, **environ: str) -> list[str]:
@@ -57,7 +58,8 @@ def test_a_secret_in_a_file_that_others_can_read():
 @pytest.mark.parametrize("key", ["client_secret_file", "key_file"])
 def test_a_secret_file_that_others_can_read(key):
     """Keys of certificates count as secrets."""
-    Path("secret").write_text("x")
+    made = self_signed(Path(), "made")
+    Path("secret").write_text(made.cert_file.read_text() + made.key_file.read_text())
     if key == "client_secret_file":
         text = MINIMAL.replace("client_secret: ${SECRET}", "client_secret_file: secret")
         place = "5:25: credentials.orders.client_secret_file"

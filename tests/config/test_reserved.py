@@ -14,20 +14,7 @@ from tests.config.written import MINIMAL, faults, with_credential, with_route
         ("token_store: redis\n" + MINIMAL, "1:1: token_store: not supported yet; tokens are kept in memory"),
         ("workers: 4\n" + MINIMAL, "1:10: workers: not supported yet; one process serves"),
         ("workers: auto\n" + MINIMAL, "1:10: workers: not supported yet; one process serves"),
-        (with_credential("issuer: https://as.example"), "6:5: credentials.orders.issuer: not supported yet; give token_endpoint"),
-        (with_credential("private_key_file: a"), "6:5: credentials.orders.private_key_file: not supported yet; give client_secret_file"),
-        (with_credential("key_id: a"), "6:5: credentials.orders.key_id: not supported yet"),
-        (with_credential("signing_alg: a"), "6:5: credentials.orders.signing_alg: not supported yet"),
-        (with_credential("assertion_audience: a"), "6:5: credentials.orders.assertion_audience: not supported yet"),
-        (with_credential("assertion_lifetime: 1m"), "6:5: credentials.orders.assertion_lifetime: not supported yet"),
-        (with_credential("client_assertion_file: a"), "6:5: credentials.orders.client_assertion_file: not supported yet; give client_secret_file"),
-        (with_credential("proxy_url: a"), "6:5: credentials.orders.proxy_url: not supported yet"),
-        (with_credential("access_token_file: a"), "6:5: credentials.orders.access_token_file: not supported yet; use grant_type: client_credentials"),
-        (with_credential("grant_type: jwt_bearer"), "6:17: credentials.orders.grant_type: not supported yet; use client_credentials"),
-        (
-            with_credential("token_endpoint_auth_method: private_key_jwt"),
-            "6:33: credentials.orders.token_endpoint_auth_method: not supported yet; use client_secret_basic or client_secret_post",
-        ),
+        (with_credential("grant_type: jwt_bearer"), "6:17: credentials.orders.grant_type: not supported yet; use client_credentials or static"),
         (MINIMAL.replace("https://api.example/v1", "[a, b]"), "9:5: routes[0].upstream: not supported yet; give one URL"),
         (with_route("timeouts: {tunnel_idle: 1h}"), "11:16: routes[0].timeouts.tunnel_idle: not supported yet"),
     ],
@@ -39,11 +26,8 @@ def test_what_does_not_work_yet(text, expected):
 
 def test_a_credential_of_another_grant():
     """Its other keys have another meaning, so nothing is said of what it lacks."""
-    text = MINIMAL.replace("routes:", "  fixed: {grant_type: static, access_token_file: /x}\nroutes:")
-    assert faults(text) == [
-        "6:23: credentials.fixed.grant_type: not supported yet; use client_credentials",
-        "6:31: credentials.fixed.access_token_file: not supported yet; use grant_type: client_credentials",
-    ]
+    text = MINIMAL.replace("routes:", "  user: {grant_type: refresh_token, refresh_token_file: /x}\nroutes:")
+    assert faults(text) == ["6:22: credentials.user.grant_type: not supported yet; use client_credentials or static"]
 
 
 def test_one_worker():
@@ -54,7 +38,7 @@ def test_one_worker():
 def test_a_word_that_means_nothing():
     """Is not promised: it is a mistake like any other."""
     assert faults(with_credential("grant_type: client_credential")) == [
-        "6:17: credentials.orders.grant_type: expected client_credentials"
+        '6:17: credentials.orders.grant_type: expected one of: client_credentials, static (did you mean "client_credentials"?)'
     ]
 
 

@@ -36,7 +36,7 @@ NONE = MINIMAL.replace("credential: orders", "credential: none")
         (with_credential("token_request_headers: {Host: x}"), "6:29: credentials.orders.token_request_headers.Host: is set by the gateway"),
         (with_credential("token_request_headers: {X-A: x, x-a: y}"), "6:37: credentials.orders.token_request_headers.x-a: is given twice, in other letters"),
         (with_credential("token_request_headers: {X A: x}"), "6:29: credentials.orders.token_request_headers.'X A': is not a header's name"),
-        (with_credential("token_endpoint_auth_method: client_secret_baisc"), '6:33: credentials.orders.token_endpoint_auth_method: expected one of: client_secret_basic, client_secret_post (did you mean "client_secret_basic"?)'),
+        (with_credential("token_endpoint_auth_method: client_secret_baisc"), '6:33: credentials.orders.token_endpoint_auth_method: expected one of: client_secret_basic, client_secret_post, client_secret_jwt, private_key_jwt, tls_client_auth, self_signed_tls_client_auth (did you mean "client_secret_basic"?)'),
         (with_credential("basic_form_encoding: no"), "6:26: credentials.orders.basic_form_encoding: expected true or false"),
         (with_credential("refresh: {at_ratio: 0}"), "6:25: credentials.orders.refresh.at_ratio: must be above 0"),
         (with_credential("refresh: {at_ratio: 0.3, jitter: 0.3}"), "6:38: credentials.orders.refresh.jitter: must be below at_ratio, or a token would be renewed as soon as it came"),
