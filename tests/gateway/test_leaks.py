@@ -79,7 +79,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("planted", [pytest.param(text, id=name) for name, text in PLANTED.items()])
-def test_a_canary_is_found_in_every_shape(planted: str):
+def test_t12_a_canary_is_found_in_every_shape(planted: str):
     """What is not found when it is there proves nothing when it is not found."""
     dull = '{"ts":"2026-11-23T21:34:37.000Z","level":"info","logger":"proxy.access","message":"request"}\n' * 50
     places = {
@@ -251,7 +251,7 @@ async def serving(folder: Path) -> AsyncIterator[program.Serving]:
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-async def test_a_life_full_of_failures(tmp_path: Path, log_format: str):
+async def test_t12_a_life_full_of_failures(tmp_path: Path, log_format: str):
     """No log line at any level, metric, status page, problem document or response head shows a token or a secret."""
     said: dict[str, bytes] = {}
     async with setting(tmp_path, log_format, later=RENEWED) as upstream, serving(tmp_path) as gateway:
@@ -332,7 +332,7 @@ async def admin_pages(address: str) -> dict[str, bytes]:
 # ---- the command line
 
 
-async def test_commands_that_meet_failures(tmp_path: Path):
+async def test_t12_commands_that_meet_failures(tmp_path: Path):
     """What an authorization server or an upstream quotes does not come out of `token`, `check`, `call` or `explain`."""
     c = ("-c", "proxy.yaml")
     commands = [
@@ -379,7 +379,7 @@ FAULTY = {
 
 
 @pytest.mark.parametrize("fault", [pytest.param(text, id=name) for name, text in FAULTY.items()])
-def test_a_faulty_configuration(tmp_path: Path, fault: str, capsys: pytest.CaptureFixture[str]):
+def test_t12_a_faulty_configuration(tmp_path: Path, fault: str, capsys: pytest.CaptureFixture[str]):
     """Every fault is told with its place, and never with the value that stands there."""
     text = f"""\
 version: 1
@@ -402,7 +402,7 @@ routes:
 
 
 @on_both_loops
-async def test_the_repr_of_everything_that_lives(tmp_path: Path):
+async def test_t12_the_repr_of_everything_that_lives(tmp_path: Path):
     """Whatever object of the gateway is written out in a log, a traceback or a debugger shows neither."""
     server = ScriptedAuthorizationServer(default=token_reply(TOKEN.text))
     async with (

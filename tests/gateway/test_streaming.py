@@ -327,7 +327,9 @@ async def test_a_client_leaves_within_its_answer(tmp_path: Path, caplog: pytest.
 
 @pytest.mark.parametrize("framing", ["length", "chunks", "until the end"])
 @on_both_loops
-async def test_a_client_that_does_not_read_its_answer(tmp_path: Path, framing: str, caplog: pytest.LogCaptureFixture):
+async def test_t23_a_client_that_does_not_read_its_answer(
+    tmp_path: Path, framing: str, caplog: pytest.LogCaptureFixture
+):
     """After write_idle_timeout it is cut, and the upstream's connection is closed: it occupies nothing any more."""
     caplog.set_level(logging.INFO, "proxy.access")
     field = {"length": b"Content-Length: 100000000", "chunks": CHUNKED, "until the end": b"X: y"}[framing]
@@ -441,7 +443,7 @@ async def test_an_upload_in_chunks_that_grows_too_big(tmp_path: Path):
 @pytest.mark.parametrize("position", ["first", "second"])
 @pytest.mark.parametrize("speed", ["stands still", "drips"])
 @on_both_loops
-async def test_a_head_that_takes_too_long(tmp_path: Path, position: str, speed: str):
+async def test_t23_a_head_that_takes_too_long(tmp_path: Path, position: str, speed: str):
     """408 once head_timeout is over, however steadily octets drip in; and the connection ends."""
     async with (
         ScriptedUpstream(always(ok(b"fine"))) as upstream,
@@ -663,7 +665,7 @@ async def test_100_continue_by_version_and_case(tmp_path: Path, expecting: bytes
 
 
 @on_both_loops
-async def test_more_connections_than_allowed(tmp_path: Path):
+async def test_t23_more_connections_than_allowed(tmp_path: Path):
     """One too many is told so at once, with 503; when one ends, another one is let in."""
     async with (
         ScriptedUpstream(always(ok(b"fine"))) as upstream,

@@ -13,7 +13,7 @@ import re
 import sys
 import tokenize
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from proxy.secret import FixedSecret, Secret
@@ -111,6 +111,17 @@ def unfinished(source: str) -> list[str]:
         for token in tokens
         if token.type == tokenize.COMMENT and _UNFINISHED.search(token.string)
     ]
+
+
+def numbered_tests(sources: Iterable[str], letter: str) -> dict[int, list[str]]:
+    """Returns the tests whose name carries a number, as `test_t12_a_name` does with the letter `t`, by that number."""
+    found: dict[int, list[str]] = {}
+    pattern = re.compile(rf"test_{letter}(\d+)_\w+")
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (match := pattern.fullmatch(node.name)):
+                found.setdefault(int(match[1]), []).append(node.name)
+    return found
 
 
 def too_long(source: str) -> bool:

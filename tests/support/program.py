@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
+import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
+_SERVES = re.compile(r'\bserving\b.*\blisten[=":]+(?P<listen>[^"]+?)"?[ ,]"?admin[=":]+(?P<admin>[^" ,]+)')
 _KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START")
 
 
@@ -31,9 +32,12 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(PROJECT)} | dict(extra)
 
 
-async def start(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
-    """Starts the program."""
+async def start(
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, wrapper: Sequence[str] = ()
+) -> asyncio.subprocess.Process:
+    """Starts the program, by a command that starts others if one is given."""
     return await asyncio.create_subprocess_exec(
+        *wrapper,
         sys.executable,
         "-m",
         "proxy",
@@ -77,9 +81,11 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> AsyncIterator[Serving]:
-    """Runs `bearer-proxy run` until the block ends; its log is JSON, and tells where it listens."""
-    process = await start("run", *arguments, cwd=cwd, env=env)
+async def serving(
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, wrapper: Sequence[str] = ()
+) -> AsyncIterator[Serving]:
+    """Runs `bearer-proxy run` until the block ends; its log, in either format, tells where it listens."""
+    process = await start("run", *arguments, cwd=cwd, env=env, wrapper=wrapper)
     assert process.stderr is not None
     lines: list[str] = []
     try:
@@ -87,9 +93,9 @@ async def serving(*arguments: str, cwd: Path, env: Mapping[str, str] | None = No
             line = (await process.stderr.readline()).decode()
             assert line, "the gateway ended:\n" + "".join(lines)
             lines.append(line.rstrip("\n"))
-            if line.startswith("{") and (fields := json.loads(line)).get("message") == "serving":
+            if (serves := _SERVES.search(line)) is not None:
                 break
-        yield Serving(process, fields["listen"], fields["admin"], lines)
+        yield Serving(process, serves["listen"], serves["admin"], lines)
     finally:
         if process.returncode is None:
             process.kill()
