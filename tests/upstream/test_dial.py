@@ -7,7 +7,6 @@ import contextlib
 import os
 import resource
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,27 +18,10 @@ from proxy.upstream.dial import _new_socket
 from proxy.upstream.origin import Origin
 from proxy.upstream.resolver import Resolver
 from tests.support.fake_clock import settle, until
+from tests.support.full_listener import full_listener
 from tests.support.scripted_upstream import WITHIN_S, ScriptedUpstream, always, ok
 from tests.upstream.certificates import Authority, server_context
 from tests.upstream.recording_sink import NameServer, RecordingOwner, connect, dialer, exchange
-
-
-@contextlib.contextmanager
-def full_listener() -> Iterator[int]:
-    """Yields a port on which connecting hangs: its queue is full and nobody accepts."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        port = listener.getsockname()[1]
-        waiting = [socket.socket() for _ in range(4)]
-        try:
-            for one in waiting:
-                one.setblocking(False)
-                one.connect_ex(("127.0.0.1", port))
-            yield port
-        finally:
-            for one in waiting:
-                one.close()
 
 
 def unused_port() -> int:
