@@ -85,7 +85,12 @@ class Stage:
         self.upstream_port, self.token_port = free_port(), free_port()
         environment = {"TOKEN": TOKEN, "CLIENT_ID": CLIENT_ID, "CLIENT_SECRET": CLIENT_SECRET}
         for name, argv, port, status in (
-            ("upstream", ["nginx", "-c", str(self._rendered("upstream.conf"))], self.upstream_port, 401),
+            (
+                "upstream",
+                ["nginx", "-e", "stderr", "-c", str(self._rendered("upstream.conf"))],
+                self.upstream_port,
+                401,
+            ),
             (
                 "token_endpoint",
                 [sys.executable, str(SERVERS / "token_endpoint.py"), str(self.token_port)],
@@ -141,7 +146,7 @@ class Stage:
         ports = {"port": str(port)}
         match name:
             case "nginx":
-                return ["nginx", "-c", str(self._rendered("nginx.conf", ports))]
+                return ["nginx", "-e", "stderr", "-c", str(self._rendered("nginx.conf", ports))]
             case "haproxy":
                 return ["haproxy", "-db", "-f", str(self._rendered("haproxy.cfg", ports))]
             case "envoy":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import resource
 import socket
 import time
 from dataclasses import dataclass
@@ -52,8 +51,6 @@ def wrong_answers(port: int) -> list[str]:
 
 def idle_connections_mib(running: Running) -> float:
     """Returns how much memory 1000 connections add that each had one request and then wait."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     before = running.process.memory_mib()
     connections = []
     try:
