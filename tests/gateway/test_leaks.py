@@ -9,18 +9,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import io
 import json
+import logging
 import re
+import traceback
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import aiohttp
 import pytest
 
-from proxy import cli
+from proxy import cli, log
+from proxy.admin.exposition import Exposition
+from proxy.admin.status import status_document
+from proxy.clock import SystemClock
+from proxy.errors import Problem
+from proxy.gateway.problem import problem_reply
+from proxy.metrics import GatewayMetrics
+from proxy.routing import RouteName
+from tests.admin.facts import ORDERS, Facts
 from tests.support import program
 from tests.support.both_loops import on_both_loops
 from tests.support.canaries import Canary, traces
@@ -92,6 +104,37 @@ def test_t12_a_canary_is_found_in_every_shape(planted: str):
         }.items()
     }
     assert ["client secret in log", "client secret in status"] == traces(CANARIES, places)
+
+
+def logged(text: str, style: str) -> bytes:
+    """Returns a log that tells a text at debug, among lines that do not."""
+    stream = io.StringIO()
+    handle = log.configure(style, "debug", stream)
+    try:
+        for reason in (*["connection refused"] * 20, f"got {text} instead", *["connection refused"] * 20):
+            logging.getLogger("proxy.tokens").debug("no access token", extra={"fields": {"reason": reason}})
+        assert handle.stop(10)
+    finally:
+        handle.detach()
+    return stream.getvalue().encode()
+
+
+async def test_a_canary_is_found_in_every_place():
+    """In real output of each kind that is searched below, where it is told on purpose."""
+    facts = Facts()
+    facts.metrics = GatewayMetrics([SECRET.text])
+    facts.routes = [replace(ORDERS, name=RouteName(SECRET.text))]
+    metrics, _ = await Exposition(facts.admin_facts(), SystemClock(), version="1").render("text/plain")
+    places = {
+        "log as JSON": logged(SECRET.text, "json"),
+        "log as text": logged(SECRET.text, "text"),
+        "metrics": metrics,
+        "status page": json.dumps(status_document(facts.admin_facts(), version="1", uptime_s=1.0)).encode(),
+        "problem": problem_reply(Problem.NO_ROUTE, quote_plus(SECRET.text).encode()).body,
+        "repr": repr(facts.routes).encode(),
+        "traceback": "".join(traceback.format_exception(ValueError(SECRET.text))).encode(),
+    }
+    assert [f"client secret in {place}" for place in places] == traces(CANARIES, places)
 
 
 # ---- a life full of failures

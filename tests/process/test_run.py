@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.support.fake_clock import until
 from tests.support.raw_client import RawClient, ask
 from tests.support.scripted_authorization_server import ScriptedAuthorizationServer, token_reply
 
+GET_ORDERS = b"GET /orders HTTP/1.1\r\nHost: localhost\r\n\r\n"
 ANY_PORTS = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
 
 
@@ -94,6 +96,49 @@ async def test_sigterm_lets_a_request_finish(servers: DemoServers, tmp_path: Pat
         assert await client.closed()
         await client.close()
         assert 0 == (await ending).code
+
+
+async def test_shutdown_delay(servers: DemoServers, tmp_path: Path):
+    """After SIGTERM it is not ready, and still serves who comes; a second SIGTERM ends the waiting."""
+    settings = servers.settings()
+    (tmp_path / "proxy.yaml").write_text(
+        f"""\
+version: 1
+shutdown_delay: 5m
+credentials:
+  main: {{token_endpoint: "{settings["TOKEN_URL"]}", client_id: legacy-app, client_secret: "${{CLIENT_SECRET}}"}}
+routes:
+  - {{name: all, match: {{path_prefix: /}}, upstream: "{settings["UPSTREAM_URL"]}", credential: main}}
+""",
+        encoding="utf-8",
+    )
+    async with program.serving("-c", "proxy.yaml", *ANY_PORTS, cwd=tmp_path, env=settings) as gateway:
+        admin = int(gateway.admin.rpartition(":")[2])
+        probe = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        assert 200 == (await ask(gateway.port, GET_ORDERS)).status
+        assert 200 == (await ask(admin, probe)).status
+        await _until_stopping(gateway)
+        assert 503 == (await ask(admin, probe)).status
+        answer = await ask(gateway.port, GET_ORDERS)
+        assert (200, b"close") == (answer.status, answer.field(b"Connection"))
+        assert gateway.process.returncode is None
+        assert 0 == (await asyncio.wait_for(gateway.stop(), 20)).code
+
+
+async def test_sigterm_inside_a_stream(servers: DemoServers, tmp_path: Path):
+    """An answer that is being streamed comes to its end."""
+    async with program.serving(*ANY_PORTS, cwd=tmp_path, env=servers.settings()) as gateway:
+        client = await RawClient.connect(gateway.port)
+        await client.send(b"GET /stream?lines=8&seconds=0.2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = await client.reader.readuntil(b"\r\n\r\n")
+        await _until_stopping(gateway)
+        rest = await client.reader.read()
+        await client.close()
+        ended = await _end(gateway)
+    assert head.startswith(b"HTTP/1.1 200")
+    assert 8 == len(re.findall(rb'"line": \d', rest))
+    assert rest.endswith(b"0\r\n\r\n")
+    assert 0 == ended
 
 
 async def test_sigterm_during_a_token_request(tmp_path: Path):
