@@ -31,9 +31,11 @@ from proxy.gateway.relay import ClientStream
 from proxy.gateway.settings import Limits
 from proxy.http1.fields import persists
 from proxy.http1.wire import RequestHead
-from proxy.units import KIB
+from proxy.transports import abort
+from proxy.units import KIB, SECONDS
 
 _CLOCK = SystemClock()
+HALF_CLOSED_S = 5 * SECONDS  # in which an answer has to begin for a client that has ended its sending
 _READ_BUFFER = 64 * KIB  # octets held of a request body before the client is paused
 
 
@@ -86,7 +88,7 @@ class GeneralServer(web.Server):
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
         assert isinstance(protocol, ClientConnection)
-        protocol.request_begins(payload)
+        protocol.request_begins(payload, writer)
         return web.BaseRequest(message, payload, protocol, writer, task, self._event_loop)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -111,8 +113,8 @@ class ClientConnection(web.RequestHandler):
     """One client connection in aiohttp's hands."""
 
     __slots__ = (
-        "_deadline", "_ended", "_event_loop", "_head_timeout_s", "_incoming", "_lingering", "_payload", "_refusals",
-        "_told", "place",
+        "_deadline", "_ended", "_event_loop", "_half_closed", "_head_timeout_s", "_incoming", "_lingering", "_patience",
+        "_payload", "_refusals", "_told", "_writer", "place",
     )  # fmt: skip
 
     def __init__(
@@ -133,6 +135,9 @@ class ClientConnection(web.RequestHandler):
         self._refusals = refusals
         self._head_timeout_s = head_timeout_s
         self._payload: StreamReader | None = None  # of the request being served
+        self._writer: AbstractStreamWriter | None = None  # of its answer
+        self._half_closed = False  # the client sends no more
+        self._patience: asyncio.TimerHandle | None = None  # with one that may have left
         self._ended = 0  # requests answered
         self._told = False  # a refusal was written: what still comes is read and dropped
         self._lingering: Lingering | None = None  # after an answer that came before the whole request did
@@ -153,19 +158,26 @@ class ClientConnection(web.RequestHandler):
         """How many requests were passed on and are not answered yet."""
         return self._incoming.heads - self._ended
 
-    def request_begins(self, payload: StreamReader) -> None:
+    def request_begins(self, payload: StreamReader, writer: AbstractStreamWriter) -> None:
         """Notes that a request is being served."""
-        self._payload = payload
+        self._payload, self._writer = payload, writer
         if self._incoming.fault_in_body and self._unanswered == 1:
             payload.set_exception(web.RequestPayloadError())
 
     def request_ends(self) -> bool:
         """Notes that a request was answered; what came behind it has its turn. Returns whether another one waits."""
         payload, self._payload = self._payload, None
+        self._writer = None
         if payload is not None and self._incoming.fault_in_body:
             payload.feed_eof()  # aiohttp would read on for the rest of a body that has none
         self._ended += 1
         self._look_ahead()
+        if self._half_closed:
+            self._end_patience()
+            if self._unanswered:
+                self._patience = self._event_loop.call_later(HALF_CLOSED_S, self._presume_gone)
+            else:
+                self.close()
         return self._unanswered > 0
 
     async def linger(self) -> None:
@@ -202,9 +214,25 @@ class ClientConnection(web.RequestHandler):
             self._payload.set_exception(web.RequestPayloadError())  # whoever reads the body answers 400
         self._look_ahead()
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp's closes, by returning None
+        """Goes on answering a client that sends no more, if its requests are whole; a half-closed TLS does not exist.
+
+        Who has left looks the same until something is written, so that an answer has to begin soon.
+        """
+        transport = self.transport
+        if not self._unanswered or self._incoming.body_under_way or self._told or transport is None:
+            return False
+        if transport.get_extra_info("sslcontext") is not None:
+            return False
+        self._half_closed = True
+        if self._patience is None:
+            self._patience = self._event_loop.call_later(HALF_CLOSED_S, self._presume_gone)
+        return True
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tells whoever counts connections."""
         self._end_deadline()
+        self._end_patience()
         if self._lingering is not None:
             self._lingering.cancel()
         super().connection_lost(exc)
@@ -240,6 +268,17 @@ class ClientConnection(web.RequestHandler):
             self._end_deadline()
         elif self._deadline is None:
             self._deadline = self._event_loop.call_later(self._head_timeout_s, self._late)
+
+    def _presume_gone(self) -> None:
+        """Ends what is done for a client of which nothing was heard since it half-closed, unless it is being answered."""
+        self._patience = None
+        if self.transport is not None and (self._writer is None or not self._writer.output_size):
+            abort(self.transport)
+
+    def _end_patience(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def _end_deadline(self) -> None:
         if self._deadline is not None:

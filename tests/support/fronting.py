@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from tests.support.gateway import RunningGateway, running_gateway, simple_configuration
@@ -41,11 +43,14 @@ async def in_front_of(
 
 @asynccontextmanager
 async def connected(port: int) -> AsyncIterator[RawClient]:
-    """Opens a connection, and closes it whatever becomes of the test."""
+    """Opens a connection, and resets it whatever becomes of the test: a mere end might be that of the sending alone."""
     client = await RawClient.connect(port)
     try:
         yield client
     finally:
+        with suppress(OSError, AttributeError):  # closed already
+            raw = client.writer.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.writer.transport.abort()
         await client.close()
 
