@@ -151,14 +151,13 @@ def _credential(
 async def _got_token(credential: CredentialSettings | StaticCredential, options: argparse.Namespace) -> int:
     from proxy.clock import SystemClock
     from proxy.oauth.response import TokenRequestError
-    from proxy.process import grant
+    from proxy.process import diagnosis, grant
 
     try:
         got = await grant.granted(credential, SystemClock())
     except TokenRequestError as error:
-        _tell(
-            "\n  ".join([f"no token for credential {credential.name}: {grant.told(error)[0]}", *grant.told(error)[1:]])
-        )
+        reason, *more = await diagnosis.told(grant.registration(credential), error)
+        _tell("\n  ".join([f"no token for credential {credential.name}: {reason}", *more]))
         return FAILED
     if options.claims:
         claims = grant.claims(got)
@@ -171,7 +170,7 @@ async def _got_token(credential: CredentialSettings | StaticCredential, options:
     elif options.json:
         print(grant.document(got))
     else:
-        print("\n".join(grant.summary(got)))
+        print("\n".join(grant.summary(got, grant.registration(credential))))
     return FINE
 
 

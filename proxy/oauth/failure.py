@@ -35,10 +35,10 @@ _PLAIN_TEXT = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_F
 def explained(error: Exception, registration: Registration, *, place: str = "the token endpoint") -> TokenRequestError:
     """Returns the failure for whatever an exchange with `place` raised."""
     match error:
-        case aiohttp.ClientConnectorCertificateError(certificate_error=reason) | (
-            ssl.SSLCertVerificationError() as reason
-        ):
-            return _certificate(reason, registration, place)
+        case aiohttp.ClientConnectorCertificateError(certificate_error=reason):
+            return _certificate(reason, registration, place, error.host)
+        case ssl.SSLCertVerificationError():
+            return _certificate(error, registration, place, "the URL's host")
         case aiohttp.ClientHttpProxyError():
             return _proxy_refusal(error.status, place)
         case aiohttp.ClientProxyConnectionError(os_error=reason):
@@ -53,6 +53,8 @@ def explained(error: Exception, registration: Registration, *, place: str = "the
             return _handshake(reason, place)
         case aiohttp.ClientSSLError():
             return _handshake(error, place)
+        case aiohttp.ClientOSError(__cause__=ssl.SSLError() as reason):
+            return _handshake(reason, place)  # an alert that came after our side of the handshake was done
         case aiohttp.ClientConnectorDNSError():
             return TokenRequestError(
                 Outcome.CONNECT,
@@ -66,7 +68,10 @@ def explained(error: Exception, registration: Registration, *, place: str = "the
             return TokenRequestError(
                 Outcome.CONNECT,
                 f"no connection to {place}: {_words(reason)}",
-                hint="nothing listens there: check host and port, and that the server runs" if refused else None,
+                hint="nothing listens there: check host and port, and that the server runs"
+                if refused
+                else "there is no way to that address: check host and port, the network, and whether a proxy is needed "
+                "(proxy_url)",
                 stage=Stage.TCP,
                 error_type=ErrorType.CONNECTION_REFUSED if refused else None,
             )
@@ -96,15 +101,14 @@ def explained(error: Exception, registration: Registration, *, place: str = "the
             return TokenRequestError(Outcome.MALFORMED, f"the token request failed: {type(error).__name__}")
 
 
-def _certificate(reason: Exception, registration: Registration, place: str) -> TokenRequestError:
+def _certificate(reason: Exception, registration: Registration, place: str, host: str) -> TokenRequestError:
     """Returns what is wrong with a certificate, in OpenSSL's words, and which name it was verified for."""
     words = getattr(reason, "verify_message", "") or type(reason).__name__
     code = getattr(reason, "verify_code", 0)
     named = registration.tls.server_name if registration.tls is not None else None
-    verified = f"verified for the name {named}" if named is not None else "verified for the URL's host"
     return TokenRequestError(
         Outcome.TLS,
-        f"the certificate of {place} is not accepted: {words.rstrip('.')} ({verified})",
+        f"the certificate of {place} is not accepted: {words.rstrip('.')} (verified for {named or host})",
         hint=_CERTIFICATE_HINTS.get(
             code, "a private authority's certificate is named by tls.ca_file, another host name by tls.server_name"
         ),

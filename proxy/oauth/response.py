@@ -174,6 +174,7 @@ def parse(
         code: str | None = None,
         description: str | None = None,
         hint: str | None = None,
+        stage: Stage | None = None,
     ) -> TokenRequestError:
         return TokenRequestError(
             outcome,
@@ -184,6 +185,7 @@ def parse(
             retry_after_s=retry_after_s,
             hint=hint,
             clock_skew_s=skew_s,
+            stage=stage,
         )
 
     if 300 <= status < 400:
@@ -192,6 +194,9 @@ def parse(
             "the token endpoint redirects",
             hint="redirects are never followed, they would carry the secret elsewhere: set token_endpoint to its final URL",
         )
+    if status == 407:
+        reason, hint = "the proxy demands authentication", "put user and password into proxy_url"
+        raise failure(Outcome.CONNECT, reason, hint=hint, stage=Stage.PROXY)
     coding = fields.get("content-encoding", "").strip().lower()
     members = _members(body) if coding in {"", "identity"} else None
     code = _error_code(members, hidden)

@@ -8,7 +8,9 @@ import json
 
 from proxy.clock import Clock
 from proxy.oauth.client import TokenEndpointClient
-from proxy.oauth.response import TokenGrant, TokenRequestError
+from proxy.oauth.registration import Registration
+from proxy.oauth.response import TokenGrant
+from proxy.tokens.notices import far_apart, missing_scopes
 from proxy.tokens.source import CredentialSettings
 from proxy.tokens.static_source import StaticCredential, read_token
 
@@ -24,17 +26,25 @@ async def granted(credential: CredentialSettings | StaticCredential, clock: Cloc
         await client.close()
 
 
-def told(error: TokenRequestError) -> list[str]:
-    """Returns a failure's facts for an operator, a line each; nothing secret."""
-    lines = [error.detail]
-    if error.description:
-        lines.append(f"the authorization server says: {error.description}")
-    if error.hint:
-        lines.append(f"hint: {error.hint}")
+def registration(credential: CredentialSettings | StaticCredential) -> Registration | None:
+    """Returns what is said to an authorization server; None for a credential that asks none."""
+    return None if isinstance(credential, StaticCredential) else credential.registration
+
+
+def warnings(grant: TokenGrant, asked: Registration | None) -> list[str]:
+    """Returns what is odd about a grant although it is used, a line each."""
+    lines = []
+    if missing := missing_scopes(None if asked is None else asked.scope, grant.scope):
+        lines.append(f"warning: asked for and not granted: {' '.join(missing)}")
+    if grant.expires_in_warning is not None:
+        lines.append(f"warning: {grant.expires_in_warning}; default_lifetime counts")
+    if grant.clock_skew_s is not None and far_apart(grant.clock_skew_s):
+        way = "ahead of" if grant.clock_skew_s > 0 else "behind"
+        lines.append(f"warning: the authorization server's clock is {abs(grant.clock_skew_s):.0f} s {way} ours")
     return lines
 
 
-def summary(grant: TokenGrant) -> list[str]:
+def summary(grant: TokenGrant, asked: Registration | None) -> list[str]:
     """Returns a grant's facts, a line each; of the token its length and, of a long one, the first four characters."""
     token = grant.access_token.reveal()
     shown = token[:4] if len(token) >= 32 else ""
@@ -43,6 +53,7 @@ def summary(grant: TokenGrant) -> list[str]:
         f"lifetime:   {'not told' if grant.expires_in is None else f'{grant.expires_in:g} s'}",
         f"scope:      {grant.scope or 'as requested'}",
         f"token:      {shown}… ({len(token)} characters, not shown; --header or --json prints it)",
+        *warnings(grant, asked),
     ]
 
 

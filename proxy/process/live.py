@@ -12,7 +12,7 @@ from proxy.clock import Clock
 from proxy.errors import GatewayError
 from proxy.gateway.settings import Settings
 from proxy.oauth.response import TokenRequestError
-from proxy.process import grant, hints
+from proxy.process import diagnosis, grant, hints
 from proxy.upstream.pool import PoolKey, Pools
 
 
@@ -30,10 +30,12 @@ async def findings(settings: Settings, clock: Clock) -> AsyncIterator[Finding]:
         try:
             got = await grant.granted(credential, clock)
         except TokenRequestError as error:
-            yield Finding(fine=False, lines=(f"credential {credential.name}: no token", *grant.told(error)))
+            told = await diagnosis.told(grant.registration(credential), error)
+            yield Finding(fine=False, lines=(f"credential {credential.name}: no token", *told))
         else:
             lifetime = "lifetime not told" if got.expires_in is None else f"lifetime {got.expires_in:g} s"
-            yield Finding(fine=True, lines=(f"credential {credential.name}: token granted, {lifetime}",))
+            line = f"credential {credential.name}: token granted, {lifetime}"
+            yield Finding(fine=True, lines=(line, *grant.warnings(got, grant.registration(credential))))
     pools = Pools(clock)
     try:
         tried: set[PoolKey] = set()

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import ssl
+import struct
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import count
@@ -27,6 +29,8 @@ class Reply:
     raw: bytes | None = None
     gate: asyncio.Event | None = None
     announced: int | None = None  # the Content-Length to claim, where it is not the body's
+    reset: bool = False  # ends the connection with a reset, without TLS's goodbye
+    drip_s: float | None = None  # sends the body octet by octet, with this pause between
 
     def octets(self) -> bytes:
         """The message as it is sent."""
@@ -157,8 +161,18 @@ class ScriptedAuthorizationServer:
         reply = self._next()
         if reply.gate is not None:
             await reply.gate.wait()
-        writer.write(reply.octets())
+        if reply.drip_s is not None:
+            writer.write(reply.octets().removesuffix(reply.body))
+            for octet in reply.body:
+                writer.write(bytes([octet]))
+                await asyncio.sleep(reply.drip_s)  # noqa: TID251  # the drip itself
+        elif not reply.reset:
+            writer.write(reply.octets())
         await writer.drain()
+        if reply.reset:
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
 
     def _next(self) -> Reply:
         if self.script:
