@@ -37,9 +37,9 @@ _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _FITTING = {
     ("RSA", None): ("RS256", "PS256"),
     ("EC", "P-256"): ("ES256",),
-    ("OKP", "Ed25519"): ("EdDSA",),
+    ("OKP", "Ed25519"): ("EdDSA", "Ed25519"),  # one algorithm; RFC 9864 gave it a name that says the curve
 }
-SIGNING_ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
+SIGNING_ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA", "Ed25519")
 HMAC_ALGORITHMS = tuple(_HMAC_OCTETS)
 _MIN_RSA_BITS = 2048  # RFC 7518 §3.3
 
@@ -85,7 +85,9 @@ def signed(
         "jti": jti,
     }
     payload = json.dumps(claims, separators=(",", ":")).encode()
-    return jws.serialize_compact(header, payload, key.material, algorithms=[key.algorithm])
+    with warnings.catch_warnings():  # joserfc's own, of the older name EdDSA, which servers know
+        warnings.simplefilter("ignore")
+        return jws.serialize_compact(header, payload, key.material, algorithms=[key.algorithm])
 
 
 def secret_fault(secret: Secret, algorithm: str | None) -> str | None:
@@ -149,7 +151,7 @@ def _private_key(proof: Secret, settings: AssertionSettings) -> SigningKey:
     if fitting is None:
         raise ConfigurationError(
             "private_key_file: keys are RSA, EC on the curve P-256, or Ed25519 "
-            f"(for {', '.join(SIGNING_ALGORITHMS)}), and this is {curve or key.key_type}"
+            f"(for RS256, PS256, ES256, EdDSA), and this is {curve or key.key_type}"
         )
     if isinstance(key, jwk.RSAKey) and key.raw_value.key_size < _MIN_RSA_BITS:
         raise ConfigurationError(f"private_key_file: an RSA key needs {_MIN_RSA_BITS} bits at least (RFC 7518, 3.3)")

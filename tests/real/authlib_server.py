@@ -1,7 +1,7 @@
 """A real authorization server for tests that needs no Node: Authlib's, in Flask, on a free loopback port.
 
 A program of its own. The first line of standard input is its configuration, as JSON: `clients`, each with `client_id`,
-`client_secret`, `method`, `scope` and `lifetime_s` of its tokens, and `api`, the id and secret of the one that may
+`client_secret`, `method`, `scope` and `lifetime_s` of its tokens and, in `metadata`, `jwks`; and `api`, the id and secret of the one that may
 introspect and revoke. It then prints its endpoints as one line of JSON. It serves until SIGTERM, or until standard input
 ends, so that it cannot outlive the test run. Access tokens are opaque.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import sys
 import threading
 import time
@@ -26,8 +27,11 @@ from authlib.integrations.flask_oauth2 import AuthorizationServer
 from authlib.oauth2.rfc6749 import ClientMixin, TokenMixin, grants
 from authlib.oauth2.rfc6750 import BearerTokenGenerator
 from authlib.oauth2.rfc7009 import RevocationEndpoint
+from authlib.oauth2.rfc7523 import JWTBearerClientAssertion
 from authlib.oauth2.rfc7662 import IntrospectionEndpoint
+from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 from flask import Flask, Response
+from joserfc.jwk import KeySet, OctKey
 from werkzeug.serving import make_server
 
 
@@ -40,6 +44,8 @@ class Client(ClientMixin):
         self._secret: str = settings["client_secret"]
         self._method: str = settings.get("method", "client_secret_basic")
         self._scopes: list[str] = settings.get("scope", "").split()
+        keys = settings.get("metadata", {}).get("jwks")
+        self.keys = KeySet.import_key_set(keys) if keys else OctKey.import_key(self._secret)
 
     def get_client_id(self) -> str:
         return self.client_id
@@ -48,7 +54,8 @@ class Client(ClientMixin):
         return secrets.compare_digest(client_secret.encode(), self._secret.encode())
 
     def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
-        return method == self._method
+        by_assertion = self._method in {"client_secret_jwt", "private_key_jwt"}
+        return method == (Assertions.CLIENT_AUTH_METHOD if by_assertion else self._method)
 
     def check_grant_type(self, grant_type: str) -> bool:
         return grant_type == "client_credentials"
@@ -76,12 +83,38 @@ class Token(TokenMixin):
 
 
 class ClientCredentialsGrant(grants.ClientCredentialsGrant):
-    """The grant, with both methods that a client may be registered for."""
+    """The grant, with the methods that a client may be registered for."""
 
-    TOKEN_ENDPOINT_AUTH_METHODS = ["client_secret_basic", "client_secret_post"]  # noqa: RUF012  # as Authlib declares it
+    TOKEN_ENDPOINT_AUTH_METHODS = [  # noqa: RUF012  # as Authlib declares it
+        "client_secret_basic",
+        "client_secret_post",
+        JWTBearerClientAssertion.CLIENT_AUTH_METHOD,
+    ]
 
 
-def application(settings: dict[str, Any]) -> Flask:
+class Assertions(JWTBearerClientAssertion):
+    """Client assertions (RFC 7523): signed by a secret or a key, and used once."""
+
+    def __init__(self, issuer: str) -> None:
+        super().__init__()
+        self._issuer = issuer
+        self._used: set[tuple[str, str]] = set()
+
+    def get_audiences(self) -> list[str]:
+        return [f"{self._issuer}/token", self._issuer]
+
+    def resolve_client_public_key(self, client: Client) -> KeySet | OctKey:
+        return client.keys
+
+    def validate_jti(self, claims: dict[str, Any], jti: str) -> bool:
+        used = (claims["sub"], jti)
+        if used in self._used:
+            return False
+        self._used.add(used)
+        return True
+
+
+def application(settings: dict[str, Any], issuer: str) -> Flask:
     """Returns the server."""
     clients = {client["client_id"]: Client(client) for client in [*settings["clients"], settings["api"]]}
     api = clients[settings["api"]["client_id"]]
@@ -118,6 +151,7 @@ def application(settings: dict[str, Any]) -> Flask:
     )
     server.register_token_generator("default", generator)
     server.register_grant(ClientCredentialsGrant)
+    server.register_client_auth_method(Assertions.CLIENT_AUTH_METHOD, Assertions(issuer))
     server.register_endpoint(Introspection)
     server.register_endpoint(Revocation)
 
@@ -133,14 +167,34 @@ def application(settings: dict[str, Any]) -> Flask:
     def revoke() -> Response:
         return server.create_endpoint_response(Revocation.ENDPOINT_NAME)
 
+    @app.get("/.well-known/oauth-authorization-server")
+    def metadata() -> dict[str, Any]:
+        document = AuthorizationServerMetadata(
+            issuer=issuer,
+            token_endpoint=f"{issuer}/token",
+            response_types_supported=[],
+            grant_types_supported=["client_credentials"],
+            token_endpoint_auth_methods_supported=[
+                "client_secret_basic", "client_secret_post", "client_secret_jwt", "private_key_jwt",
+            ],
+            token_endpoint_auth_signing_alg_values_supported=["HS256", "RS256", "ES256"],
+        )  # fmt: skip
+        document.validate_token_endpoint()
+        document.validate_token_endpoint_auth_methods_supported()
+        document.validate_token_endpoint_auth_signing_alg_values_supported()
+        return dict(document)
+
     return app
 
 
 def main() -> None:
     """Serves until standard input ends."""
-    server = make_server("127.0.0.1", 0, application(json.loads(sys.stdin.readline())), threaded=True)
+    settings = json.loads(sys.stdin.readline())
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # the issuer has the port in it
+        issuer = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        app = application(settings, issuer)
+        server = make_server("127.0.0.1", 0, app, threaded=True, fd=listener.detach())
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    issuer = f"http://127.0.0.1:{server.port}"
     endpoints = {
         "issuer": issuer,
         "token_endpoint": f"{issuer}/token",

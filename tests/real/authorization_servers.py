@@ -13,8 +13,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.real.needs import missing
 from tests.support.program import PROJECT, environment
@@ -36,6 +37,7 @@ class Client:
     method: str = "client_secret_basic"
     scope: str = "orders.read orders.write"
     lifetime_s: int = 300
+    metadata: dict[str, Any] = field(default_factory=dict)  # further members of the registration (RFC 7591 §2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +50,27 @@ class AuthorizationServer:
     introspection_endpoint: str
     revocation_endpoint: str
     jwks_uri: str | None = None  # None where tokens are never JWTs
+    mtls_token_endpoint: str | None = None  # for clients that show a certificate
+    ca_file: Path | None = None  # of its certificate, where it speaks TLS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTls:
+    """What a server that speaks TLS shows, and whose client certificates it trusts; PEM files."""
+
+    cert_file: Path
+    key_file: Path
+    ca_file: Path  # of its own certificate
+    client_ca_file: Path
 
 
 RealServer = Callable[[Sequence[Client], Path], AbstractContextManager[AuthorizationServer]]
 
 
 @contextmanager
-def oidc_provider(clients: Sequence[Client], folder: Path) -> Iterator[AuthorizationServer]:
+def oidc_provider(
+    clients: Sequence[Client], folder: Path, *, tls: ServerTls | None = None
+) -> Iterator[AuthorizationServer]:
     """Runs oidc-provider; its standard error goes into a file in the folder."""
     node = shutil.which("node")
     if node is None:
@@ -64,7 +80,7 @@ def oidc_provider(clients: Sequence[Client], folder: Path) -> Iterator[Authoriza
         missing(f"oidc-provider needs node {_OLDEST_NODE} or newer, and this is {version}")
     if not (_NODE_FOLDER / "node_modules/oidc-provider").is_dir():
         missing("oidc-provider is not installed: make test does it, where npm is")
-    with _served("oidc-provider", [node, str(_NODE_FOLDER / "server.mjs")], clients, folder) as server:
+    with _served("oidc-provider", [node, str(_NODE_FOLDER / "server.mjs")], clients, folder, tls) as server:
         yield server
 
 
@@ -77,10 +93,13 @@ def authlib_server(clients: Sequence[Client], folder: Path) -> Iterator[Authoriz
 
 @contextmanager
 def _served(
-    name: str, command: Sequence[str], clients: Sequence[Client], folder: Path
+    name: str, command: Sequence[str], clients: Sequence[Client], folder: Path, tls: ServerTls | None = None
 ) -> Iterator[AuthorizationServer]:
     api = {"client_id": API_CLIENT_ID, "client_secret": API_CLIENT_SECRET}
-    settings = {"clients": [asdict(client) for client in clients], "api": api}
+    settings: dict[str, Any] = {"clients": [asdict(client) for client in clients], "api": api}
+    if tls is not None:
+        files = {"cert": tls.cert_file, "key": tls.key_file, "client_ca": tls.client_ca_file}
+        settings["tls"] = {name: file.read_text(encoding="ascii") for name, file in files.items()}
     log = folder / f"{name}.log"
     with (
         log.open("wb") as errors,
@@ -101,7 +120,7 @@ def _served(
             process.stdin.flush()
             line = process.stdout.readline()  # printed once it listens
             assert line, f"{name} ended:\n" + log.read_text(encoding="utf-8")
-            yield AuthorizationServer(name=name, **json.loads(line))
+            yield AuthorizationServer(name=name, ca_file=None if tls is None else tls.ca_file, **json.loads(line))
         finally:
             process.terminate()
             try:

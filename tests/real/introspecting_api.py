@@ -1,5 +1,7 @@
 """A protected API that trusts nobody: it asks the authorization server about each request's token, or verifies its signature.
 
+With a TLS context it speaks https, and a token that is bound to a certificate is good only from who shows that one
+(RFC 8705 §3).
 An opaque token is introspected (RFC 7662), each time anew; a JWT, which oidc-provider does not introspect, is verified
 against the server's published keys, issuer and audience (RFC 9068 §4). It keeps the tokens that were good, so that a
 test can revoke one (RFC 7009).
@@ -7,6 +9,9 @@ test can revoke one (RFC 7009).
 
 from __future__ import annotations
 
+import ssl
+from base64 import urlsafe_b64encode
+from hashlib import sha256
 from typing import Any, Self
 
 import aiohttp
@@ -23,8 +28,9 @@ AUDIENCE = "https://api.example/orders"
 class IntrospectingApi:
     """The server, on a free loopback port; an async context manager."""
 
-    def __init__(self, trusted: AuthorizationServer) -> None:
+    def __init__(self, trusted: AuthorizationServer, *, tls: ssl.SSLContext | None = None) -> None:
         self.url = ""
+        self._tls = tls
         self.requests = 0
         self.refused = 0
         self.tokens: list[str] = []  # the good ones, in the order of their first use
@@ -35,11 +41,12 @@ class IntrospectingApi:
     async def __aenter__(self) -> Self:
         application = web.Application()
         application.router.add_route("*", "/{path:.*}", self._answer)
-        self._session = aiohttp.ClientSession()
+        trusted = True if self._trusted.ca_file is None else ssl.create_default_context(cafile=self._trusted.ca_file)
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusted))
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.2)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()
+        self.url = f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -62,7 +69,7 @@ class IntrospectingApi:
         fields = request.headers.getall("Authorization", [])
         scheme, _, token = fields[0].partition(" ") if len(fields) == 1 else ("", "", "")
         claims = await self.claims(token) if scheme == "Bearer" and token else None
-        if claims is None:
+        if claims is None or not _bound_rightly(claims, request):
             self.refused += 1
             return web.Response(status=401, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
         if token not in self.tokens:
@@ -70,6 +77,7 @@ class IntrospectingApi:
         body = {
             "client_id": claims["client_id"],
             "scope": claims.get("scope", ""),
+            "bound": "cnf" in claims,
             "path": request.raw_path,
             "body": await request.text(),
         }
@@ -99,3 +107,16 @@ class IntrospectingApi:
         except JoseError:
             return None
         return claims
+
+
+def _bound_rightly(claims: dict[str, Any], request: web.Request) -> bool:
+    """Tells whether a token that is bound to a certificate comes from who shows it; others may come from anybody."""
+    bound = claims.get("cnf", {}).get("x5t#S256")
+    if bound is None:
+        return True
+    shown = request.get_extra_info("ssl_object")
+    certificate = None if shown is None else shown.getpeercert(binary_form=True)
+    if certificate is None:
+        return False
+    digest = urlsafe_b64encode(sha256(certificate).digest()).rstrip(b"=").decode("ascii")
+    return bool(bound == digest)
