@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
 from contextlib import suppress
+
+from proxy.units import KIB
+
+_SALVAGE_READS = 8
+_SALVAGE_OCTETS = 64 * KIB  # each; as much as a TLS layer may have held back, and then some
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, for 0 s
 
 
 def abort(transport: asyncio.BaseTransport) -> None:
@@ -13,3 +23,45 @@ def abort(transport: asyncio.BaseTransport) -> None:
     """
     with suppress(AttributeError):
         transport.abort()  # type: ignore[attr-defined]  # of transports that read and write
+
+
+def reset(transport: asyncio.BaseTransport) -> None:
+    """Closes at once and so that the peer sees an error: no orderly end of what was being sent. Idempotent."""
+    with suppress(OSError, AttributeError):  # of a socket that is closed already
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+    abort(transport)
+
+
+def ended_cleanly(transport: asyncio.BaseTransport) -> bool:
+    """Tells whether an end of data is one. Under TLS only close_notify is: anyone can cut a TCP connection.
+
+    Source: RFC 9112 §9.8. asyncio reports both alike; uvloop calls `connection_lost` for a cut connection.
+    """
+    tls = transport.get_extra_info("ssl_object")
+    if tls is None:
+        return True
+    try:
+        return not tls.read(1)
+    except ssl.SSLZeroReturnError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def remains(transport: asyncio.BaseTransport, connected: socket.socket) -> Iterator[bytes]:
+    """Yields what had arrived when a connection broke, and b"" at last if an end of data follows.
+
+    A peer that answers early and closes resets the connection (RFC 9112 §9.6); when our own writing meets that first,
+    the answer still lies in the socket. And uvloop drops what its TLS layer held back for a slow reader when the end of
+    the stream comes. Bounded: the connection is at its end, so no more can follow.
+    """
+    tls = transport.get_extra_info("ssl_object")
+    read = connected.recv if tls is None else tls.read
+    for _ in range(_SALVAGE_READS):
+        try:
+            data = read(_SALVAGE_OCTETS)
+        except (OSError, ValueError):
+            return
+        yield data
+        if not data:
+            return

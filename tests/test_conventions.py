@@ -30,6 +30,7 @@ PYPROJECT = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))
 PURE = (
     "http1/fields.py",
     "http1/framing.py",
+    "http1/switching.py",
     "http1/target.py",
     "http1/wire.py",
     "routing.py",

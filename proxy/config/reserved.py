@@ -43,10 +43,7 @@ class ReservedValue:
 _CREDENTIAL = ("credentials", "*")
 _ROUTE = ("routes", "*")
 
-RESERVED_KEYS: tuple[ReservedKey, ...] = (
-    ReservedKey(("token_store",), "tokens are kept in memory"),
-    ReservedKey((*_ROUTE, "timeouts", "tunnel_idle")),
-)
+RESERVED_KEYS: tuple[ReservedKey, ...] = (ReservedKey(("token_store",), "tokens are kept in memory"),)
 
 RESERVED_VALUES: tuple[ReservedValue, ...] = (
     ReservedValue(("workers",), all_but="1", lists=True, instead="one process serves"),

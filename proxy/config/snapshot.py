@@ -172,6 +172,7 @@ def _route(given: RouteSection) -> Route:
             connect_s=given.timeouts.connect,
             first_byte_s=given.timeouts.first_byte,
             idle_s=given.timeouts.idle,
+            tunnel_idle_s=given.timeouts.tunnel_idle,
             total_s=given.timeouts.total,
         ),
         retries=Retries(connect=given.retries.connect, budget=given.retries.budget),

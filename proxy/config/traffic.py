@@ -33,8 +33,11 @@ class TimeoutsSection(Section):
         "60s", description="From the end of the request to the first byte of the response."
     )
     idle: Annotated[float, duration("10ms", "24h")] = key("60s", description="Between two bytes of the response.")
+    tunnel_idle: Annotated[float, duration("10ms", "24h")] = key(
+        "1h", description="Between two bytes through a tunnel (WebSocket and the like), either way."
+    )
     total: Annotated[float, duration("10ms", "24h", zero=True)] = key(
-        "0", description="For the whole request; 0 = no bound."
+        "0", description="For the whole request, but not for the tunnel that it may open; 0 = no bound."
     )
 
 

@@ -17,6 +17,7 @@ from proxy.gateway.access import Visitor
 from proxy.gateway.problem import Reply, problem_reply
 from proxy.gateway.snapshot import RoutePlan, Snapshot
 from proxy.http1 import framing as framing_rules
+from proxy.http1 import switching
 from proxy.http1 import target as target_rules
 from proxy.http1.fields import binds_connection, list_members
 from proxy.http1.framing import BodyKind, Framing
@@ -40,6 +41,7 @@ class Admitted(NamedTuple):
     field_lines: list[bytes]  # for the upstream: everything but the token
     framing: Framing
     expects_continue: bool
+    upgrade: bytes  # the Upgrade field to send; b"" = the request does not ask for another protocol
     binds_connection: bool  # it may make the upstream take the connection for one client's: nobody else gets it
 
     def __repr__(self) -> str:  # the rest holds secrets
@@ -118,6 +120,7 @@ def _admit(head: RequestHead, visitor: Visitor, request_id: bytes, snapshot: Sna
         raise Refusal(Problem.NOT_IMPLEMENTED, "method")
     target = target_rules.parse_target(head.target, head.method)
     framing = framing_rules.request_framing(head.version, found)
+    upgrade = switching.asked(head, framing) if b"upgrade" in found else b""
     authority = _authority(head, target)
     host_name = None if authority is None else target_rules.parse_host(authority).name
     if (problem := snapshot.access.host_refused(host_name)) is not None:
@@ -151,7 +154,7 @@ def _admit(head: RequestHead, visitor: Visitor, request_id: bytes, snapshot: Sna
     if onward.startswith(b"//") and route.path_policy is PathPolicy.STRICT:
         raise Refusal(Problem.AMBIGUOUS_PATH, "without the prefix the path would begin with //")
     lines = rewrite.outbound_lines(
-        head, plan.request_rules, visitor, host=authority, request_id=request_id, framing=framing
+        head, plan.request_rules, visitor, host=authority, request_id=request_id, framing=framing, upgrade=upgrade
     )
     if plan.bucket is not None and (wait_s := plan.bucket.take(now)) > 0:
         raise Refusal(Problem.RATE_LIMITED, retry_after_s=wait_s)
@@ -162,6 +165,7 @@ def _admit(head: RequestHead, visitor: Visitor, request_id: bytes, snapshot: Sna
         lines,
         framing,
         bool(expectations) and head.version == (1, 1) and framing.kind is not BodyKind.NONE,
+        upgrade,
         route.client_authorization is ClientAuthorization.PASS and binds_connection(found),
     )
 

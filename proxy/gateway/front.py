@@ -1,14 +1,16 @@
 """The front protocol: accepts a connection, bounds it, and reads its first request head.
 
-It asks for the connection's place (under TLS, ``handshake`` brings it), owns the first head's deadline, and refuses with replies of our own what ``Incoming`` finds
-malformed. A good head is handed to aiohttp together with the transport, for good: no answer is being written then, the
-write buffer is empty and reading is not paused, which both event loops need for a change of protocol.
+It asks for the connection's place (under TLS, ``handshake`` brings it), owns the first head's deadline, and refuses with
+replies of our own what ``Incoming`` finds malformed. A good head decides who serves the connection: it is handed over
+together with the transport, for good. No answer is being written then, the write buffer is empty and reading is not
+paused, which both event loops need for a change of protocol.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from email.utils import formatdate
 
 from proxy.errors import GatewayError, Problem, Refusal
@@ -19,12 +21,20 @@ from proxy.gateway.lingering import IDLE_S, Lingering
 from proxy.gateway.problem import Reply
 from proxy.gateway.record import RefusalRecorder
 from proxy.gateway.settings import Limits
-from proxy.http1.wire import response_head
+from proxy.http1.wire import RequestHead, response_head
 from proxy.transports import abort
 
-# transport, first octets, the follower of its input, and its place, which is left when it has closed
-HandOver = Callable[[asyncio.Transport, bytes, Incoming, Place], None]
 _MAX_TURNED_AWAY = 256  # that are being told so; more are closed without a word
+
+
+@dataclass(frozen=True, slots=True)
+class Takers:
+    """Who may take a connection over; each gets its transport and its place, which it leaves when it has closed."""
+
+    general: Callable[[asyncio.Transport, bytes, Incoming, Place], None]
+    """Serves requests of any kind: gets the first octets and the follower of the input."""
+    upgrade: Callable[[asyncio.Transport, bytes, RequestHead, Place], None]
+    """Serves a request for another protocol: gets its head, and the octets behind it."""
 
 
 class FrontProtocol(asyncio.Protocol):
@@ -34,7 +44,7 @@ class FrontProtocol(asyncio.Protocol):
         self,
         *,
         unix: bool,
-        hand_over: HandOver,
+        takers: Takers,
         admission: Admission,
         waiting: set[FrontProtocol],
         turned_away: set[FrontProtocol],
@@ -44,7 +54,7 @@ class FrontProtocol(asyncio.Protocol):
         place: Place | None = None,
     ) -> None:
         self._unix = unix
-        self._hand_over = hand_over
+        self._takers = takers
         self._admission = admission
         self._waiting = waiting
         self._turned_away = turned_away
@@ -87,13 +97,17 @@ class FrontProtocol(asyncio.Protocol):
         transport, place = self._transport, self._place
         if transport is None or place is None or transport.is_closing():
             return
-        passed = self._incoming.feed(data)
-        if self._incoming.heads:
+        incoming = self._incoming
+        passed = incoming.feed(data)
+        if incoming.heads:
             self._end_waiting()
             self._transport = None
-            self._hand_over(transport, passed, self._incoming, place)
-        elif self._incoming.fault is not None:
-            self._refuse(self._incoming.fault)
+            if incoming.upgrade is not None:
+                self._takers.upgrade(transport, passed, incoming.upgrade, place)
+            else:
+                self._takers.general(transport, passed, incoming, place)
+        elif incoming.fault is not None:
+            self._refuse(incoming.fault)
 
     def eof_received(self) -> bool:
         """Closes: without a whole head there is nothing to answer, and who was refused has read the answer."""

@@ -1,6 +1,6 @@
 """A request's whole story, top to bottom, whoever holds the client's connection.
 
-match, token, rewrite (all in ``decide``), exchange, rescue, relay. Helpers stand below their caller in order of use.
+match, token, rewrite (all in ``decide``), exchange, rescue, relay or tunnel. Helpers stand below their caller in order of use.
 Every failure is a ``GatewayError`` that ``rescue`` turns into one reply; ``RequestRecord`` counts and logs once.
 """
 
@@ -24,6 +24,7 @@ from proxy.gateway.relay import ClientStream, RequestBody
 from proxy.gateway.settings import LogSettings
 from proxy.gateway.snapshot import RoutePlan, Snapshot
 from proxy.gateway.traffic import Traffic
+from proxy.gateway.tunnel import Tunnel
 from proxy.http1.framing import Framing
 from proxy.http1.wire import ResponseHead
 from proxy.log import RateLimited
@@ -115,11 +116,15 @@ class Handler:
             on_read=lambda octets: _count_request_octets(record, octets),
         )
         try:
-            async with asyncio.timeout(route.timeouts.total_s or None):
+            async with asyncio.timeout(route.timeouts.total_s or None) as total:
                 answer = await self._answered(decision, body, client, record)
                 try:
                     rewrite.refuse_reflection(answer.head, answer.token)
-                    await self._relay(answer, client, record)
+                    if answer.head.status == 101:
+                        total.reschedule(None)
+                        await self._switch(answer, client, record, snapshot)
+                    else:
+                        await self._relay(answer, client, record)
                 finally:
                     answer.exchange.close()
                     await body.stop()
@@ -205,7 +210,7 @@ class Handler:
         if admitted.expects_continue:
             await client.send_continue()
         record.sent()
-        exchange.start(decision.head, method=admitted.head.method, body_expected=body.exists)
+        exchange.start(decision.head, method=admitted.head.method, body_expected=body.exists, upgrade=admitted.upgrade)
         if not body.exists:
             response = await exchange.response(timeouts.first_byte_s)
         else:
@@ -274,6 +279,28 @@ class Handler:
             return
         await client.end()
         answer.exchange.finish()
+
+    async def _switch(self, answer: Answer, client: ClientStream, record: RequestRecord, snapshot: Snapshot) -> None:
+        """Passes the 101 on; from there octets of another protocol flow both ways. It outlives its token."""
+        plan = record.plan
+        assert plan is not None
+        assert client.switched is not None, "only such a connection lets its request ask"
+        record.replied(101)
+        await client.switch(answer.head.reason, rewrite.switched_lines(answer.head, plan.response_rules))
+        tunnel = Tunnel(
+            client.switched,
+            answer.exchange.give_away(),
+            clock=self._clock,
+            idle_s=plan.route.timeouts.tunnel_idle_s,
+            patience_s=snapshot.limits.write_idle_timeout_s,
+        )
+        try:
+            await tunnel.run()
+        except GatewayError as error:
+            record.failed(error)
+        finally:
+            record.request_octets = tunnel.client.octets
+            client.octets_out = tunnel.upstream.octets
 
     async def _fail(self, client: ClientStream, record: RequestRecord, error: GatewayError) -> None:
         """Tells the client of a failure, if it can still be told."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from proxy.errors import Problem, Refusal
 from proxy.gateway.settings import Limits
+from proxy.http1 import switching
 from proxy.http1.fields import persists
 from proxy.http1.framing import LAST_CHUNK, BodyKind, ChunkedDecoder, encode_chunk, request_framing
 from proxy.http1.wire import RequestHead, find_head_end, parse_request_head
@@ -24,7 +25,9 @@ _PLAIN = [b"chunked"]
 class Incoming:
     """The state of one connection's input. No octet of it is moved more often than a fixed number of times."""
 
-    __slots__ = ("_buffer", "_chunks", "_empty", "_last", "_left", "_limits", "fault", "fault_in_body", "heads")
+    __slots__ = (
+        "_buffer", "_chunks", "_empty", "_last", "_left", "_limits", "fault", "fault_in_body", "heads", "upgrade",
+    )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -33,6 +36,9 @@ class Incoming:
         self._left = 0  # octets of a body with Content-Length still to come
         self._chunks: ChunkedDecoder | None = None  # in a chunked body
         self._last = False  # the connection closes after the present request: what follows it is nobody's
+        self.upgrade: RequestHead | None = (
+            None  # the first head, if it asks for another protocol: then it did not go on
+        )
         self.fault: Refusal | None = None  # nothing goes on behind it
         self.fault_in_body = False
         self.heads = 0  # that went on
@@ -119,23 +125,29 @@ class Incoming:
         self._empty = 0
         head = parse_request_head(raw, max_fields=self._limits.field_count)
         framing = request_framing(head.version, head.known)
+        asks = b"upgrade" in head.known and bool(switching.asked(head, framing))
         if framing.kind is BodyKind.LENGTH:
             self._left = framing.length
         elif framing.kind is BodyKind.CHUNKED:
             self._chunks = ChunkedDecoder()
-        self._last = not persists(head.version, head.known)
+        self._last = asks or not persists(head.version, head.known)
         self.heads += 1
+        if asks and self.heads == 1:
+            self.upgrade = head
+            passed.append(data[rest:])  # the other protocol's, if it is granted
+            return len(data)
         needs_rewriting = b"upgrade" in head.known or head.known.get(b"transfer-encoding", _PLAIN) != _PLAIN
-        passed.append(_rewritten(head) if needs_rewriting else raw)
+        passed.append(_rewritten(head, last=asks) if needs_rewriting else raw)
         return rest
 
 
-def _rewritten(head: RequestHead) -> bytes:
+def _rewritten(head: RequestHead, *, last: bool) -> bytes:
     """Returns the head's octets without its Upgrade fields, and with chunked framing said in its plainest form.
 
     aiohttp's parser stops behind a request to upgrade and loses what was pipelined after it, so that a later body would
-    be read as a request; nothing is upgraded here, as RFC 9110 §7.8 allows. And how it reads a list of codings with
-    empty members need not be asked.
+    be read as a request. RFC 9110 §7.8 allows to ignore Upgrade; but what a client sends behind it in good hope is none
+    of HTTP's, so a request that asked is the `last` of its connection. And how aiohttp reads a list of codings with empty
+    members need not be asked.
     """
     lines = [b"%b %b HTTP/%d.%d" % (head.method, head.target, *head.version)]
     lines += [
@@ -143,4 +155,6 @@ def _rewritten(head: RequestHead) -> bytes:
     ]
     if b"transfer-encoding" in head.known:
         lines.append(b"Transfer-Encoding: chunked")
+    if last:
+        lines.append(b"Connection: close")
     return b"\r\n".join([*lines, b"", b""])

@@ -8,10 +8,7 @@ are written as our own bytes: a library would add fields (Content-Type, Server),
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from collections.abc import Callable
-from contextlib import suppress
 from email.utils import formatdate
 from typing import Protocol
 
@@ -19,15 +16,15 @@ from proxy.errors import Problem, Refusal
 from proxy.gateway.problem import Reply
 from proxy.gateway.record import ClientGone
 from proxy.gateway.settings import Limits
+from proxy.gateway.tunnel import Switched
 from proxy.http1.fields import end_to_end
 from proxy.http1.framing import LAST_CHUNK, BodyKind, Framing, encode_chunk
 from proxy.http1.wire import RequestHead, ResponseHead, head_octets, response_head
 from proxy.tasks import Tasks
-from proxy.transports import abort
+from proxy.transports import abort, reset
 from proxy.upstream.exchange import Exchange
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, for 0 s
 
 
 class Wire(Protocol):
@@ -60,9 +57,12 @@ class Wire(Protocol):
 class ClientStream:
     """One request and its answer. Every wait is bounded by the limits."""
 
-    def __init__(self, head: RequestHead, wire: Wire, limits: Limits, *, keep_alive: bool) -> None:
-        """`keep_alive` says whether the client lets the connection serve another request."""
+    def __init__(
+        self, head: RequestHead, wire: Wire, limits: Limits, *, keep_alive: bool, switched: Switched | None = None
+    ) -> None:
+        """`keep_alive` says whether the connection may serve another request; `switched` is one that may become a tunnel."""
         self.head = head
+        self.switched = switched
         self._wire = wire
         self._limits = limits
         self._framing = Framing(BodyKind.NONE)
@@ -138,6 +138,13 @@ class ClientStream:
         self.started = True
         await self._write(head_octets(b"HTTP/1.1 %d %b" % (status, reason), lines))
 
+    async def switch(self, reason: bytes, lines: list[bytes]) -> None:
+        """Sends 101; what follows on the connection is no HTTP, and its cut must not look like its end."""
+        self._framing = Framing(BodyKind.UNTIL_CLOSE)
+        self.started = True
+        self.keep_alive = False
+        await self._write(head_octets(b"HTTP/1.1 101 " + reason, lines))
+
     async def informational(self, head: ResponseHead) -> None:
         """Passes an interim response on; HTTP/1.0 clients get none (RFC 9110 §15.2)."""
         if self.head.version >= (1, 1) and not self.started:
@@ -162,9 +169,9 @@ class ClientStream:
         self.keep_alive = False
         if (transport := self._wire.transport) is not None:
             if self.started and self._framing.kind is BodyKind.UNTIL_CLOSE:
-                with suppress(OSError, AttributeError):  # of a socket that is closed already
-                    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
-            abort(transport)
+                reset(transport)
+            else:
+                abort(transport)
 
     async def _write(self, data: bytes) -> None:
         """Writes, and waits for the client to take it: at any speed, but not for one that takes nothing."""

@@ -103,12 +103,19 @@ def outbound_target(route: Route, path: bytes, query: bytes | None) -> bytes:
 
 
 def outbound_lines(
-    head: RequestHead, rules: RequestRules, visitor: Visitor, *, host: bytes | None, request_id: bytes, framing: Framing
+    head: RequestHead,
+    rules: RequestRules,
+    visitor: Visitor,
+    *,
+    host: bytes | None,
+    request_id: bytes,
+    framing: Framing,
+    upgrade: bytes = b"",
 ) -> list[bytes]:
     """Returns the field lines of the forwarded request, all but the token: Host first, the client's in order, ours.
 
     The token is appended after everything else has been stripped and set, so nothing a client sends can remove it.
-    `host` is the authority that the client named. Raises Refusal(BAD_REQUEST) for an underscore twin,
+    `host` is the authority that the client named, `upgrade` the value of Upgrade where it asks for another protocol. Raises Refusal(BAD_REQUEST) for an underscore twin,
     Refusal(LOOP_DETECTED) for our own Via three times.
     """
     route, fates = rules.route, rules.fates
@@ -131,6 +138,8 @@ def outbound_lines(
         lines.append(b"Content-Length: %d" % framing.length)
     elif framing.kind is BodyKind.CHUNKED:
         lines.append(b"Transfer-Encoding: chunked")
+    if upgrade:
+        lines += _upgrade(upgrade)
     if odd and (via := [value for name, value in odd if name.lower() == b"via"]):
         if sum(len(_VIA_SELF.findall(value)) for value in via) >= MAX_LOOPS:
             raise Refusal(Problem.LOOP_DETECTED)
@@ -232,6 +241,15 @@ def inbound_lines(head: ResponseHead, rules: ResponseRules, *, method: bytes) ->
     if rules.route.set_response_headers:
         lines += [name + b": " + source.read().reveal().encode() for name, source in rules.route.set_response_headers]
     return lines
+
+
+def switched_lines(head: ResponseHead, rules: ResponseRules) -> list[bytes]:
+    """Returns the field lines of a 101 as the client gets them."""
+    return [*inbound_lines(head, rules, method=b"GET"), *_upgrade(b", ".join(head.known[b"upgrade"]))]
+
+
+def _upgrade(protocols: bytes) -> list[bytes]:
+    return [b"Connection: Upgrade", b"Upgrade: " + protocols]  # spelt as browsers do: some servers compare it
 
 
 def refuse_reflection(head: ResponseHead, token: AccessToken | None) -> None:

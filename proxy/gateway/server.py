@@ -1,7 +1,7 @@
 """The gateway's listeners and its end: accepting, and draining in the order that loses no request.
 
-Stopping: listeners close, idle connections close, requests under way finish within the drain timeout; aiohttp's own
-shutdown, which drops octets of uploads still in flight, comes only after that.
+Stopping: listeners close, idle connections close, requests and tunnels under way go on within the drain timeout;
+aiohttp's own shutdown, which drops octets of uploads still in flight, comes only after that.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pathlib import Path
 from proxy.clock import Clock
 from proxy.errors import ConfigurationError
 from proxy.gateway.admission import Admission, Place
-from proxy.gateway.front import FrontProtocol
+from proxy.gateway.front import FrontProtocol, Takers
 from proxy.gateway.general import GeneralServer
 from proxy.gateway.handler import Handler
 from proxy.gateway.handshake import Handshake
 from proxy.gateway.record import RefusalRecorder
 from proxy.gateway.settings import Address, Limits, TcpAddress, UnixAddress
+from proxy.gateway.upgrade import Upgrades
 from proxy.log import RateLimited
 from proxy.tasks import Tasks
 from proxy.tls import ServerTlsSettings, TlsContexts
@@ -56,6 +57,8 @@ class GatewayServer:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._general = GeneralServer(handler, limits=limits, refusals=refusals)
+        self._upgrades = Upgrades(handler)
+        self._takers = Takers(general=self._general.take, upgrade=self._upgrades.take)
         self._admission = Admission(limits, self._loop)
         self._failures = RateLimited(_log, 1)
         self._handshakes: set[Handshake] = set()
@@ -79,7 +82,7 @@ class GatewayServer:
         """
         return FrontProtocol(
             unix=unix,
-            hand_over=self._general.take,
+            takers=self._takers,
             admission=self._admission,
             waiting=self._waiting,
             turned_away=self._turned_away,
@@ -162,6 +165,7 @@ class GatewayServer:
             await self._handler.traffic.cut()
         finally:
             self._drain_bound = None
+        await self._upgrades.stop()
         await self._general.shutdown(_LAST_ANSWERS_S)
         return finished
 

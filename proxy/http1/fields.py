@@ -24,6 +24,7 @@ VALUE = rb"[\t\x20-\x7e\x80-\xff]"  # one octet of a value: HTAB, SP, VCHAR, obs
 CONNECTION_SPECIFIC = frozenset(
     {
         b"connection",
+        b"http2-settings",  # RFC 7540 §3.2.1: listed in Connection, and where it is not, it must not pass for it
         b"keep-alive",
         b"proxy-authenticate",
         b"proxy-authorization",

@@ -3,9 +3,10 @@
 Everything is synchronous: no task, no future and no timer belongs to an exchange, so that a path made of callbacks pays
 for nothing else; deadlines are the caller's, who ends what takes too long by ``fail``. Response bodies pass through as
 they come, without a copy where their length was declared. Whatever leaves a doubt about where a response ends, or for
-whom it was, closes the connection: an answer belongs to the request it was asked for.
+whom it was, closes the connection: an answer belongs to the request it was asked for. A 101 that was asked for ends HTTP
+on it, and the transport is given away.
 
-Source: RFC 9112 §6 (framing), §9 (connections); RFC 9110 §15.2 (interim responses); RFC 9209 §2.3 (error types).
+Source: RFC 9112 §6 (framing), §9 (connections); RFC 9110 §7.8, §15.2 (interim responses); RFC 9209 §2.3 (error types).
 """
 
 from __future__ import annotations
@@ -19,17 +20,15 @@ from enum import Enum
 from typing import cast
 
 from proxy.errors import ErrorType, GatewayError
+from proxy.http1 import switching
 from proxy.http1.framing import BodyKind, ChunkedDecoder, Framing, response_framing
 from proxy.http1.wire import ResponseHead, find_head_end, parse_response_head
-from proxy.transports import abort
-from proxy.units import KIB
+from proxy.transports import abort, ended_cleanly, remains
 from proxy.upstream import failures
 from proxy.upstream.persistence import leaves_open
 from proxy.upstream.sink import Owner, Sink
 
 _MAX_INTERIM = 16  # responses before the final one; Go's client had 5, some servers send one 102 every few seconds
-_SALVAGE_READS = 8
-_SALVAGE_OCTETS = 64 * KIB  # each; as much as a TLS layer may have held back, and then some
 
 
 class _State(Enum):
@@ -38,21 +37,23 @@ class _State(Enum):
     LENGTH = "in a body of known length"
     CHUNKED = "in a chunked body"
     UNTIL_CLOSE = "in a body that ends with the connection"
+    SWITCHED = "another protocol is spoken, by whom it was given away to"
     CLOSED = "no use any more"
 
 
 # at module level, since an Enum's attribute costs more than the comparison it is for
 _IDLE, _HEAD, _LENGTH = _State.IDLE, _State.HEAD, _State.LENGTH
 _CHUNKED, _UNTIL_CLOSE, _CLOSED = _State.CHUNKED, _State.UNTIL_CLOSE, _State.CLOSED
+_SWITCHED = _State.SWITCHED
 
 
 class UpstreamConnection(asyncio.Protocol):
     """A connection. `opened_with` is the TLS context that opened it; `reused` tells that it answered before."""
 
     __slots__ = (
-        "_body_open", "_buffer", "_decoder", "_heard", "_interim", "_keep", "_left", "_max_fields", "_max_head_octets",
-        "_method", "_owner", "_paused", "_poll", "_sink", "_socket", "_state", "_transport", "_unwritable",
-        "opened_with", "reused",
+        "_body_open", "_buffer", "_decoder", "_heard", "_interim", "_keep", "_left", "_max_fields",
+        "_max_head_octets", "_method", "_owner", "_paused", "_poll", "_sink", "_socket", "_state", "_transport",
+        "_unwritable", "_upgrade", "opened_with", "reused",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +76,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._state = _IDLE
         self._sink: Sink | None = None
         self._method = b""
+        self._upgrade = b""  # what the request asked to switch to
         self._body_open = False  # the request body is not yet whole
         self._unwritable = False
         self._paused = False
@@ -108,8 +110,8 @@ class UpstreamConnection(asyncio.Protocol):
         """
         return self._state is _IDLE and not self._transport.is_closing() and not self._poll(0)
 
-    def start(self, head: bytes, *, method: bytes, sink: Sink, body_expected: bool) -> None:
-        """Sends a request's head; octets of a body may follow in the same piece.
+    def start(self, head: bytes, *, method: bytes, sink: Sink, body_expected: bool, upgrade: bytes = b"") -> None:
+        """Sends a request's head; octets of a body may follow in the same piece. `upgrade` is its Upgrade field, if any.
 
         With `body_expected`, more follows by `write` until `end_body`. Raises GatewayError(CONNECTION_TERMINATED,
         retry=NOTHING_SENT) if the connection was closed since it was acquired.
@@ -120,6 +122,7 @@ class UpstreamConnection(asyncio.Protocol):
             raise failures.not_sent()
         self._sink = sink
         self._method = method
+        self._upgrade = upgrade
         self._body_open = body_expected
         self._heard = False
         self._interim = 0
@@ -178,6 +181,16 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is not None:
             sink.on_error(error)
 
+    def give_away(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+        """Lets another protocol have the transport after a 101; returns it, and the octets that came behind the 101.
+
+        Nothing more is read until it is resumed. Whoever has it calls `connection_lost` at its end.
+        """
+        assert self._state is _SWITCHED, "a 101 came"
+        self._sink = None
+        self._transport.set_protocol(protocol)
+        return self._transport, bytes(self._buffer)
+
     # ---- asyncio's calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -196,12 +209,14 @@ class UpstreamConnection(asyncio.Protocol):
         elif state is _UNTIL_CLOSE:
             assert self._sink is not None
             self._sink.on_data(data)
+        elif state is _SWITCHED:  # TLS may hand out some more after a pause
+            self._buffer = bytes(self._buffer) + data
         elif state is _IDLE:  # asked for by nobody, so for nobody
             self.abort()
 
     def eof_received(self) -> None:
         """Ends what may end here: an idle connection, or a body that lasts until now."""
-        if self._state is _UNTIL_CLOSE and self._ended_cleanly():
+        if self._state is _UNTIL_CLOSE and ended_cleanly(self._transport):
             self._end()
         else:
             self._lost(None)
@@ -261,6 +276,9 @@ class UpstreamConnection(asyncio.Protocol):
             except GatewayError as error:
                 self.fail(error)
                 return
+            if head.status == 101:
+                self._switched(head, rest=buffer)
+                return
             self._interim_head(head)
             if self._state is not _HEAD:
                 return
@@ -270,13 +288,22 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _interim_head(self, head: ResponseHead) -> None:
         self._interim += 1
-        if head.status == 101:
-            self.fail(failures.malformed("switched protocols unasked"))
-        elif self._interim > _MAX_INTERIM:
+        if self._interim > _MAX_INTERIM:
             self.fail(failures.malformed("too many interim responses"))
         elif head.status != 100:  # which answers Expect, and that is between each two neighbours
             assert self._sink is not None
             self._sink.on_informational(head)
+
+    def _switched(self, head: ResponseHead, *, rest: bytes) -> None:
+        """Ends HTTP on this connection, and holds still until it is given away."""
+        if not switching.granted(head, self._upgrade):
+            self.fail(failures.malformed("switched protocols unasked"))
+            return
+        assert self._sink is not None
+        self._state = _SWITCHED
+        self._buffer = rest
+        self.pause_reading()
+        self._sink.on_head(head, Framing(BodyKind.UNTIL_CLOSE))
 
     def _begin_body(self, head: ResponseHead, framing: Framing, *, rest: bytes) -> None:
         sink = self._sink
@@ -358,40 +385,14 @@ class UpstreamConnection(asyncio.Protocol):
         if not known:
             self._owner.connection_closed(self)
 
-    def _ended_cleanly(self) -> bool:
-        """Tells whether an end of data is one. Under TLS only close_notify is: anyone can cut a TCP connection.
-
-        Source: RFC 9112 §9.8. asyncio reports both alike; uvloop calls `connection_lost` for a cut connection.
-        """
-        tls = self._transport.get_extra_info("ssl_object")
-        if tls is None:
-            return True
-        try:
-            return not tls.read(1)
-        except ssl.SSLZeroReturnError:
-            return True
-        except (OSError, ValueError):
-            return False
-
     def _salvage(self) -> None:
-        """Reads what had arrived when the connection broke.
-
-        An upstream that answers early and closes resets the connection (RFC 9112 §9.6); when writing the request
-        meets that first, the answer still lies in the socket. And uvloop drops what its TLS layer held back for a slow
-        sink when the end of the stream comes. Bounded: the connection is at its end, so no more can follow.
-        """
-        tls = self._transport.get_extra_info("ssl_object")
-        read = self._socket.recv if tls is None else tls.read
-        for _ in range(_SALVAGE_READS):
+        """Delivers what had arrived when the connection broke."""
+        if self._state in {_IDLE, _SWITCHED}:
+            return
+        for data in remains(self._transport, self._socket):
+            if data:
+                self.data_received(data)
+            elif self._state is _UNTIL_CLOSE and self._transport.get_extra_info("ssl_object") is not None:
+                self._end()  # by close_notify; without TLS it may as well follow a reset, so it proves nothing
             if self._state in {_IDLE, _CLOSED}:
                 return
-            try:
-                data = read(_SALVAGE_OCTETS)
-            except (OSError, ValueError):
-                return
-            if not data:
-                # close_notify; without TLS it may as well follow a reset, so it proves nothing
-                if tls is not None and self._state is _UNTIL_CLOSE:
-                    self._end()
-                return
-            self.data_received(data)

@@ -70,14 +70,14 @@ class Exchange:
             raise self._error
         self._connection = connection
 
-    def start(self, head: bytes, *, method: bytes, body_expected: bool) -> None:
-        """Sends the request's head; octets of the body may follow in the same piece.
+    def start(self, head: bytes, *, method: bytes, body_expected: bool, upgrade: bytes = b"") -> None:
+        """Sends the request's head; octets of the body may follow in the same piece. `upgrade` is its Upgrade field.
 
         With `body_expected`, `send` follows until `end_body`. Raises GatewayError(NOTHING_SENT) if the connection was
         closed since `open`.
         """
         try:
-            self._held().start(head, method=method, sink=self, body_expected=body_expected)
+            self._held().start(head, method=method, sink=self, body_expected=body_expected, upgrade=upgrade)
         except GatewayError as error:
             self._over(error)
             raise
@@ -141,6 +141,13 @@ class Exchange:
         if self._connection is not None:
             self._connection.resume_reading()
         return data
+
+    def give_away(self) -> UpstreamConnection:
+        """Returns the connection after a 101, to be given away. Ends the exchange. Raises GatewayError if it is gone."""
+        connection = self._held()
+        self._connection = None
+        self._ended = True
+        return connection
 
     def finish(self) -> None:
         """Ends a used exchange: `close`, named for the good case. A whole response gave the connection back already."""

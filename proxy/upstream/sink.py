@@ -20,7 +20,8 @@ class Sink(Protocol):
     """Where a response goes.
 
     In order: any number of on_informational, one on_head, any number of on_data, one on_end; or on_error at any point
-    instead of the rest, also from within `write`. Nothing comes after `abort`. Any call may use the connection in any
+    instead of the rest, also from within `write`. Nothing comes after `abort`, nor once a connection is given away, after
+    the on_head of a 101 that was asked for. Any call may use the connection in any
     way; on_end and on_error are the last, and from on_end another exchange may be started.
     """
 

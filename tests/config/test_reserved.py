@@ -5,7 +5,7 @@ import pytest
 from proxy.config.reserved import NOT_SUPPORTED, RESERVED_KEYS, RESERVED_VALUES
 from proxy.config.schema import json_schema
 from proxy.config.validate import _keys_at
-from tests.config.written import MINIMAL, faults, with_credential, with_route
+from tests.config.written import MINIMAL, faults, with_credential
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,6 @@ from tests.config.written import MINIMAL, faults, with_credential, with_route
         ("workers: auto\n" + MINIMAL, "1:10: workers: not supported yet; one process serves"),
         (with_credential("grant_type: jwt_bearer"), "6:17: credentials.orders.grant_type: not supported yet; use client_credentials or static"),
         (MINIMAL.replace("https://api.example/v1", "[a, b]"), "9:5: routes[0].upstream: not supported yet; give one URL"),
-        (with_route("timeouts: {tunnel_idle: 1h}"), "11:16: routes[0].timeouts.tunnel_idle: not supported yet"),
     ],
 )  # fmt: skip
 def test_what_does_not_work_yet(text, expected):

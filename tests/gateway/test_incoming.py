@@ -186,7 +186,7 @@ async def test_aiohttp_reads_what_goes_on_as_we_do(cases: int):
     for _ in range(cases):
         whole = b"".join(mutated(random.choice(SEEDS), random) for _ in range(random.randrange(1, 3)))
         passed, incoming = fed([whole], Limits())
-        if not passed or incoming.fault_in_body or incoming.body_under_way:
+        if not passed or incoming.fault_in_body or incoming.body_under_way or incoming.upgrade is not None:
             continue
         read = await read_by_aiohttp(passed)
         if isinstance(read, str):
@@ -240,3 +240,43 @@ def test_a_fault_in_a_body(size: int):
     assert incoming.fault_in_body
     assert 1 == incoming.heads
     assert b"ZZ\r\n" not in passed
+
+
+@pytest.mark.parametrize("size", [1, 9, 10_000])
+def test_the_first_asks_for_another_protocol(size: int):
+    """Its head is kept back, and what follows is not looked at: it is the other protocol's."""
+    head = b"GET /chat HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: chess\r\n\r\n"
+    incoming = Incoming(LIMITS)
+    for at in range(0, len(head), size):
+        assert b"" == incoming.feed(head[at : at + size])
+    assert incoming.upgrade is not None
+    assert b"/chat" == incoming.upgrade.target
+    assert b"\x81\x05 \r\n\r\n" == fed([head + b"\x81\x05 \r\n\r\n"])[0]
+
+
+@pytest.mark.parametrize("size", [1, 9, 10_000])
+def test_a_later_one_asks_for_another_protocol(size: int):
+    """It goes on as an ordinary request, the last of its connection: what follows is not read as a request."""
+    head = b"GET /chat HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: chess\r\n\r\n"
+    whole = GET + head + GET
+    passed, incoming = fed([whole[at : at + size] for at in range(0, len(whole), size)])
+    assert GET + head.replace(b"Upgrade: chess\r\n", b"Connection: close\r\n") == passed
+    assert (2, None, None) == (incoming.heads, incoming.upgrade, incoming.fault)
+
+
+@pytest.mark.parametrize("before", [b"", GET])
+def test_an_upgrade_with_a_body(before: bytes):
+    """Refused at any position: where its body ends and the other protocol begins could be read in two ways."""
+    head = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: chess\r\nContent-Length: 5\r\n\r\n"
+    passed, incoming = fed([before + head + b"GET /"])
+    assert (before, len(before) > 0) == (passed, incoming.heads)
+    assert incoming.fault is not None
+    assert Problem.BAD_REQUEST is incoming.fault.problem
+
+
+def test_http_2_is_never_asked_for():
+    """Its request goes on without asking, and its connection with it."""
+    head = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n\r\n"
+    passed, incoming = fed([head + GET])
+    assert head.replace(b"Upgrade: h2c\r\n", b"") + GET == passed
+    assert (2, None) == (incoming.heads, incoming.upgrade)

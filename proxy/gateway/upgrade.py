@@ -1,0 +1,175 @@
+"""A client connection that asks for another protocol with its first request: kept here, never given to aiohttp.
+
+aiohttp's parser knows only ``websocket`` and keeps the first octets of what follows to itself. The request has the same
+story as any other (``handler``); if the upstream grants it, the transport goes to a ``Tunnel``, and otherwise the answer
+is the connection's last: what was sent behind the request was meant for the other protocol.
+
+Source: RFC 9110 §7.8, RFC 9112 §9.6 (closing without losing the answer).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from proxy.gateway.admission import Place
+from proxy.gateway.handler import Handler
+from proxy.gateway.lingering import Lingering
+from proxy.gateway.relay import ClientStream
+from proxy.http1.wire import RequestHead
+from proxy.tasks import Tasks
+from proxy.transports import abort
+from proxy.units import KIB
+
+_MAX_EARLY = 64 * KIB  # octets kept of what comes before the answer; beyond, the client is paused
+
+
+class Upgrades:
+    """Serves requests for another protocol, each on a connection of its own."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._tasks = Tasks()
+        self.connections: set[UpgradeConnection] = set()
+
+    def take(self, transport: asyncio.Transport, early: bytes, head: RequestHead, place: Place) -> None:
+        """Takes a connection over for good, with its request and what came behind that."""
+        connection = UpgradeConnection(transport, early, place, lost=self.connections.discard)
+        self.connections.add(connection)
+        transport.set_protocol(connection)
+        connection.serving = self._tasks.start(self._serve(connection, head), name="upgrade")
+
+    async def stop(self) -> None:
+        """Ends what is left. The requests were ended before, by whoever counts them."""
+        await self._tasks.stop()
+        for connection in tuple(self.connections):
+            connection.cut()
+
+    async def _serve(self, connection: UpgradeConnection, head: RequestHead) -> None:
+        client = ClientStream(head, connection, self._handler.snapshot.limits, keep_alive=False, switched=connection)
+        try:
+            await self._handler.serve(client, peer=connection.place.peer, secure=connection.secure)
+        finally:
+            connection.leave()
+
+
+class UpgradeConnection(asyncio.Protocol):
+    """The connection until it is a tunnel, or closed. A ``Wire`` for the request, ``Switched`` for the tunnel."""
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        early: bytes,
+        place: Place,
+        *,
+        lost: Callable[[UpgradeConnection], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._early = bytearray(early)
+        self._lost = lost
+        self._unwritable = False
+        self._writable: asyncio.Future[None] | None = None
+        self._given_away = False
+        self._lingering: Lingering | None = None  # after the answer
+        self.place = place
+        self.secure = transport.get_extra_info("sslcontext") is not None
+        self.serving: asyncio.Task[None] | None = None
+        self.transport: asyncio.Transport | None = transport
+
+    # ---- the request's wire
+
+    @property
+    def body_complete(self) -> bool:
+        """Tells that there is no body."""
+        return True
+
+    def read_nowait(self) -> bytes:
+        """Returns nothing: there is no body."""
+        return b""
+
+    async def read(self) -> bytes:
+        """Returns nothing: there is no body."""
+        return b""
+
+    def untaken(self) -> int:
+        """Returns how many octets were written that the client's side has not taken yet, the system's included."""
+        return self.place.untaken(self.transport)
+
+    async def write(self, data: bytes) -> None:
+        """Writes, and waits while the client does not take it. Raises ConnectionError if it is gone."""
+        if self.transport is None:
+            raise ConnectionResetError
+        try:
+            self.transport.write(data)
+        except RuntimeError as error:  # uvloop: "the handler is closed" (uvloop#68, #506)
+            raise ConnectionResetError from error
+        if self._unwritable:
+            self._writable = self._loop.create_future()
+            await self._writable
+        if self.transport is None:
+            raise ConnectionResetError
+
+    # ---- the tunnel's side
+
+    def give_away(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+        """Lets the tunnel have the transport; returns it, and what came behind the request."""
+        assert self.transport is not None, "its loss cancels the request"
+        self._given_away = True
+        self.transport.set_protocol(protocol)
+        early, self._early = bytes(self._early), bytearray()
+        return self.transport, early
+
+    # ---- the end
+
+    def leave(self) -> None:
+        """Closes behind the answer, but reads on for a while: a close with unread input would reset the answer away."""
+        transport = self.transport
+        if transport is None or self._given_away or transport.is_closing():
+            return
+        self._early.clear()
+        if transport.can_write_eof():
+            transport.write_eof()
+        transport.resume_reading()
+        self._lingering = Lingering(self._loop, transport.close)
+
+    def cut(self) -> None:
+        """Closes at once."""
+        if self.transport is not None:
+            abort(self.transport)
+
+    # ---- asyncio's calls
+
+    def data_received(self, data: bytes) -> None:
+        """Keeps what comes for the tunnel, within a bound."""
+        if self._lingering is not None:
+            self._lingering.heard(len(data))
+            return
+        self._early += data
+        if len(self._early) > _MAX_EARLY and self.transport is not None:
+            self.transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """Closes: who ends before the answer has left, and who ends after it has read it."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Ends the request, if it is still served on this connection, and tells who counts connections."""
+        self.transport = None
+        if self._lingering is not None:
+            self._lingering.cancel()
+        self.resume_writing()
+        if self.serving is not None and not self._given_away:
+            self.serving.cancel()
+        self._lost(self)
+        self.place.leave()
+
+    def pause_writing(self) -> None:
+        """Holds `write` back."""
+        self._unwritable = True
+
+    def resume_writing(self) -> None:
+        """Lets `write` go on."""
+        self._unwritable = False
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
