@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote, quote_plus
+from urllib.parse import parse_qsl, quote, quote_plus
 
 import aiohttp
 import pytest
@@ -33,6 +33,7 @@ from proxy.gateway.problem import problem_reply
 from proxy.metrics import GatewayMetrics
 from proxy.routing import RouteName
 from tests.admin.facts import ORDERS, Facts
+from tests.oauth.registrations import private_key
 from tests.support import program
 from tests.support.both_loops import on_both_loops
 from tests.support.canaries import Canary, traces
@@ -58,7 +59,7 @@ BASIC = b64encode(f"{quote_plus(CLIENT_ID)}:{quote_plus(SECRET.text)}".encode())
 BEARER = TOKEN.text.encode()
 
 
-def jwt(claims: dict[str, str]) -> str:
+def jwt(claims: dict[str, object]) -> str:
     """Returns a client assertion as it is sent (RFC 7523), with a signature of no worth."""
     parts = json.dumps({"alg": "HS256", "typ": "JWT"}).encode(), json.dumps(claims).encode(), b"signature"
     return ".".join(urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
@@ -370,6 +371,72 @@ async def admin_pages(address: str) -> dict[str, bytes]:
                 pages[path.partition("?")[0] + str(len(pages))] = str(answer.raw_headers).encode() + await answer.read()
     assert b"bearer_proxy_token_requests_total" in pages["/metrics as text/plain"]
     return pages
+
+
+# ---- assertions
+
+
+async def quoting(connection: ScriptedConnection) -> None:
+    """An authorization server that repeats what the client proved itself by, whole and in part."""
+    while True:
+        form = (await connection.request()).rpartition(b"\r\n\r\n")[2]
+        assertion = dict(parse_qsl(form.decode()))["client_assertion"]
+        said = f"{assertion[-60:]} of {assertion}" if connection.index % 2 else f"{assertion} is not known"
+        body = json.dumps({"error": "invalid_client", "error_description": said[:190]}).encode()
+        connection.send(ok(body, b"Content-Type: application/json", status=b"401 Unauthorized"))
+
+
+@pytest.mark.parametrize(
+    ("method", "proof"),
+    [
+        ("client_secret_jwt", "client_secret_file: secret"),
+        ("private_key_jwt", "private_key_file: key.pem"),
+        ("private_key_jwt", "client_assertion_file: assertion"),
+    ],
+)
+async def test_an_assertion_that_is_quoted(tmp_path: Path, method: str, proof: str):
+    """Neither the gateway nor a command tells the assertion, or the key or secret behind it, to anybody else."""
+    (tmp_path / "secret").write_text(SECRET.text, encoding="utf-8")
+    (tmp_path / "key.pem").write_text(private_key(), encoding="utf-8")
+    until_s = 4_000_000_000
+    (tmp_path / "assertion").write_text(jwt({"iss": CLIENT_ID, "jti": SECRET.text, "exp": until_s}), encoding="utf-8")
+    said: dict[str, bytes] = {}
+    async with ScriptedUpstream(quoting) as server:
+        (tmp_path / "proxy.yaml").write_text(
+            f"""\
+version: 1
+listen: 127.0.0.1:0
+admin: 127.0.0.1:0
+log: {{format: json, level: debug}}
+credentials:
+  main:
+    token_endpoint: http://127.0.0.1:{server.port}/token
+    client_id: {CLIENT_ID}
+    token_endpoint_auth_method: {method}
+    {proof}
+    required: false
+routes:
+  - {{name: all, match: {{path_prefix: /}}, upstream: "http://127.0.0.1:1", credential: main}}
+""",
+            encoding="utf-8",
+        )
+        async with serving(tmp_path) as gateway:
+            said["the answer"] = await everything(gateway.port, get(b"/"))
+            said |= await admin_pages(gateway.admin)
+            ended = await gateway.stop()
+        said["standard error"] = ended.err.encode()
+        for command in (("token",), ("check", "--live"), ("call", "/")):
+            told = await program.run(command[0], "-c", "proxy.yaml", *command[1:], cwd=tmp_path)
+            said[f"{command[0]}: output"], said[f"{command[0]}: errors"] = told.out.encode(), told.err.encode()
+        forms = [received.rpartition(b"\r\n\r\n")[2].decode() for received in server.received]
+    shown = [
+        Canary(f"assertion {number}", dict(parse_qsl(form))["client_assertion"]) for number, form in enumerate(forms)
+    ]
+    assert 4 == len(shown)
+    key = Canary("private key", private_key().split("\n")[1])
+    assert [] == traces([*shown, key, *CANARIES], said)
+    assert said["the answer"].startswith(b"HTTP/1.1 503")
+    assert "invalid_client" in ended.err
 
 
 # ---- the command line
