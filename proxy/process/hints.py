@@ -31,7 +31,7 @@ _PROBLEMS = {
     Problem.INTERNAL: "a fault of the gateway; its log has a line with the request's id",
     Problem.NOT_IMPLEMENTED: "methods are those of HTTP and WebDAV, without TRACE and CONNECT; the only transfer coding is "
     "chunked",
-    Problem.TOKEN_UNAVAILABLE: "`bearer-proxy token CREDENTIAL` asks for the same token and explains what comes of it",
+    Problem.TOKEN_UNAVAILABLE: "`bearer-proxy token` asks for the same token and explains what comes of it",
     Problem.OVERLOADED: "every connection is in use: pool.max_connections and pool.pending_timeout bound those to the "
     "upstream, limits.connections those of clients, `ulimit -n` both; or the upstream is slower than it should be",
     Problem.DRAINING: "the gateway was told to stop",
