@@ -171,6 +171,38 @@ async def test_R7_nothing_but_a_date_is_added_to_a_response(world: World):
     assert 1 == (await world.ask(GET)).head.lower().count(b"\r\ndate:")
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        row(b"/v1/orders/7?a=%2f#f", b"/based/orders/7?a=%2f#f", id="location-path"),
+        row(b"http://UPSTREAM/v1/orders", b"/based/orders", id="location-own-origin"),
+        row(b"http://UPSTREAM/v2/orders", b"http://UPSTREAM/v2/orders", id="location-elsewhere-on-it"),
+        row(b"http://other.example/v1/orders", b"http://other.example/v1/orders", id="location-elsewhere"),
+        row(b"orders/8", b"orders/8", id="location-relative"),
+    ],
+)
+async def test_a_location(world: World, theirs: bytes, ours: bytes):
+    """One on the upstream itself, below its base path, is mapped back; any other stays as it is."""
+    upstream = b"127.0.0.1:%d" % world.upstream.port
+    theirs, ours = (value.replace(b"UPSTREAM", upstream) for value in (theirs, ours))
+    world.says(ok(b"", b"Location: " + theirs, b"content-location: " + theirs, status=b"201 Created"))
+    answer = await world.ask(request(b"POST", b"/based/orders"))
+    assert (201, ours, ours) == (answer.status, answer.field(b"Location"), answer.field(b"Content-Location"))
+    assert b"\r\ncontent-location: " in answer.head
+
+
+@pytest.mark.parametrize(
+    "name", [b"Proxy-Anything", b"Forwarded", b"X-Forwarded-For", b"X-Forwarded-Port", b"X-Real-IP"]
+)
+async def test_what_clients_claim(world: World, name: bytes):
+    """It does not go on; what the gateway says of the client does."""
+    got = await world.forwarded(request(b"GET", b"/", name + b": evil"))
+    assert [] == got.theirs
+    assert ([b"127.0.0.1"], [b"http"], [b"localhost"]) == tuple(
+        got.values(b"X-Forwarded-" + what) for what in (b"For", b"Proto", b"Host")
+    )
+
+
 # ---- once
 
 
