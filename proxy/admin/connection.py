@@ -1,7 +1,9 @@
 """aiohttp's server for the admin listener: by public overrides only, small limits, and nothing of the input repeated.
 
 Each connection carries one request and ends within LIFE_S whatever its client does or does not do, so that one deadline
-bounds a slow head, a slow scrape and a client that does not read. At most MAX_CONNECTIONS are open at a time.
+bounds a slow head, a slow scrape and a client that does not read. At most MAX_CONNECTIONS are open at a time; when they
+are, a new one takes the place of the one that has been silent for longest, so that nobody can lock out the probes by
+connecting alone.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ class AdminHttp(web.Server):
         super().__init__(self._serve, handler_cancellation=True)
         self._answer = answer
         self.clock = clock
-        self.open: set[asyncio.Transport] = set()  # connections that were let in
+        self.open: dict[asyncio.Transport, bool] = {}  # connections that were let in, oldest first: has it asked?
         self.ended = False
 
     async def end(self) -> None:
@@ -82,7 +84,20 @@ class AdminHttp(web.Server):
             auto_decompress=False,
         )
 
+    def make_room(self) -> bool:
+        """Returns whether one more connection may be open; if need be, ends the oldest that has not asked anything."""
+        if len(self.open) < MAX_CONNECTIONS:
+            return True
+        silent = next((transport for transport, has_asked in self.open.items() if not has_asked), None)
+        if silent is None:
+            return False
+        del self.open[silent]
+        silent.abort()
+        return True
+
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        if (transport := request.transport) in self.open:
+            self.open[transport] = True
         return _Written(await self._answer(request), self.clock)
 
 
@@ -103,11 +118,11 @@ class _Connection(web.RequestHandler):
         if self._http.ended:  # accepted just before the listener closed
             link.abort()
             return
-        if len(self._http.open) >= MAX_CONNECTIONS:
+        if not self._http.make_room():
             _warnings.warning("too many admin connections")
             link.abort()
             return
-        self._http.open.add(link)
+        self._http.open[link] = False
         self._let_in = link
         self._end = asyncio.get_running_loop().call_later(LIFE_S, link.abort)
         super().connection_made(transport)
@@ -115,7 +130,7 @@ class _Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Ends the connection's life."""
         if self._let_in is not None:
-            self._http.open.discard(self._let_in)
+            self._http.open.pop(self._let_in, None)
             self._let_in = None
         if self._end is not None:
             self._end.cancel()

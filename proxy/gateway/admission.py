@@ -102,6 +102,11 @@ class Admission:
         """Waits until every connection has closed."""
         await self._none_open.wait()
 
+    def cut(self) -> None:
+        """Ends every connection, with what is still to be written on it: uvloop would not close before that was taken."""
+        for place in tuple(self._places):
+            place.wire.abort()
+
     def _look_later(self) -> None:
         if self._look is None and self._limits.write_idle_timeout_s:
             self._look = self._loop.call_later(self._limits.write_idle_timeout_s / 2, self._look_at_closing)

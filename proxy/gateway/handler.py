@@ -114,6 +114,7 @@ class Handler:
             hold_octets=route.on_unauthorized.max_replay_body,
             limit_octets=decision.admitted.plan.body_limit,
             on_read=lambda octets: _count_request_octets(record, octets),
+            crowded=lambda: decision.admitted.plan.pool.pending > 0,
         )
         try:
             async with asyncio.timeout(route.timeouts.total_s or None) as total:

@@ -22,9 +22,18 @@ from proxy.http1.framing import LAST_CHUNK, BodyKind, Framing, encode_chunk
 from proxy.http1.wire import RequestHead, ResponseHead, head_octets, response_head
 from proxy.tasks import Tasks
 from proxy.transports import abort, reset
+from proxy.units import KIB, SECONDS
 from proxy.upstream.exchange import Exchange
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+# While other requests wait for a connection of the same upstream, a client that is sending a body slower than this, on
+# average over the time that we waited for it, makes room for them (408). Apache's mod_reqtimeout asks for 500 octets a
+# second, always; here a slow client is left in peace for as long as nobody needs its place.
+MIN_RATE = 1 * KIB  # octets a second
+SLOW_START_S = 3 * SECONDS  # nobody is judged by less
+_PACE_LOOK_S = 1 * SECONDS
 
 
 class Wire(Protocol):
@@ -214,8 +223,13 @@ class RequestBody:
         hold_octets: int,
         limit_octets: int,
         on_read: Callable[[int], None],
+        crowded: Callable[[], bool],
     ) -> None:
+        """`crowded` tells whether other requests wait for what this one holds."""
         self._client = client
+        self._crowded = crowded
+        self._loop = asyncio.get_running_loop()
+        self._waited_s = 0.0  # for the client, in all
         self._chunked = framing.kind is BodyKind.CHUNKED
         self._hold_octets = hold_octets
         self._limit_octets = limit_octets
@@ -244,7 +258,7 @@ class RequestBody:
         for piece in list(self._pieces):
             await self._send(exchange, piece, write_timeout_s)
         while not self.complete:
-            data = await self._client.read()
+            data = await self._read()
             if not data:
                 self.complete = True
                 break
@@ -262,5 +276,38 @@ class RequestBody:
             await exchange.send(LAST_CHUNK, timeout_s=write_timeout_s)
         exchange.end_body()
 
+    async def _read(self) -> bytes:
+        """Reads on. Raises Refusal(REQUEST_TIMEOUT) if the client is slow while others wait, else as the client does."""
+        since_s = self._loop.time()
+        look: asyncio.TimerHandle | None = None
+
+        def look_at_pace() -> None:
+            nonlocal look
+            if self._too_slow(self._waited_s + self._loop.time() - since_s):
+                bound.reschedule(self._loop.time())
+            else:
+                look = self._loop.call_later(_PACE_LOOK_S, look_at_pace)
+
+        try:
+            async with asyncio.timeout(None) as bound:
+                look = self._loop.call_later(_PACE_LOOK_S, look_at_pace)
+                data = await self._client.read()
+        except TimeoutError:
+            raise _slow() from None
+        finally:
+            self._waited_s += self._loop.time() - since_s
+            if look is not None:
+                look.cancel()
+        if data and self._too_slow(self._waited_s):
+            raise _slow()
+        return data
+
+    def _too_slow(self, waited_s: float) -> bool:
+        return waited_s >= SLOW_START_S and self._octets < MIN_RATE * waited_s and self._crowded()
+
     async def _send(self, exchange: Exchange, data: bytes, timeout_s: float) -> None:
         await exchange.send(encode_chunk(data) if self._chunked else data, timeout_s=timeout_s)
+
+
+def _slow() -> Refusal:
+    return Refusal(Problem.REQUEST_TIMEOUT, "the request body comes too slowly while others wait")

@@ -167,6 +167,7 @@ class GatewayServer:
             self._drain_bound = None
         await self._upgrades.stop()
         await self._general.shutdown(_LAST_ANSWERS_S)
+        self._admission.cut()
         return finished
 
     def _before_a_request(self) -> list[Handshake | FrontProtocol]:

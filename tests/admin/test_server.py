@@ -22,6 +22,7 @@ from proxy.admin.exposition import Exposition
 from proxy.errors import ConfigurationError
 from proxy.probe import probe
 from proxy.routing import RouteName
+from proxy.tasks import Tasks
 from tests.admin.facts import FRESH, ORDERS, WITHOUT_TOKEN, Facts
 
 CANARY = "c4n4ry-s3cr3t"
@@ -362,24 +363,48 @@ async def turn():
     await future
 
 
-async def test_too_many_connections(monkeypatch):
-    """Those beyond the limit are closed at once; a place that is given back serves again."""
+async def test_silent_connections_do_not_lock_anybody_out(monkeypatch):
+    """However many are opened and say nothing, or half of something, the next one is answered at once."""
     monkeypatch.setattr(connection_module, "MAX_CONNECTIONS", 3)
     async with serving() as server:
-        idle = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3)]
+        silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(5)]
+        for _, writer in silent[-3:]:
+            writer.write(b"GET /livez HT")
         async with asyncio.timeout(10):
             while server.open_connections < 3:
+                await turn()
+            assert [200] * 3 == [(await ask(server)).status for _ in range(3)]
+            assert server.open_connections <= 3
+            assert await silent[0][0].read() == b""  # the oldest had to go
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_too_many_connections(monkeypatch):
+    """Beyond the limit, while each of them has asked something, one is closed at once; a place given back serves again."""
+    monkeypatch.setattr(connection_module, "MAX_CONNECTIONS", 3)
+    held = asyncio.Event()
+    waits: list[object] = []
+    tasks = Tasks()
+
+    async def waiting(self, accept):
+        waits.append(accept)
+        await held.wait()
+        return b"", "text/plain"
+
+    monkeypatch.setattr(Exposition, "render", waiting)
+    async with serving() as server:
+        asking = [tasks.start(ask(server, "/metrics"), name="scrape") for _ in range(3)]
+        async with asyncio.timeout(10):
+            while len(waits) < 3:
                 await turn()
         try:
             refused = await exchange(server, b"GET /livez HTTP/1.1\r\n\r\n")
         except ConnectionError:
             refused = b""
         assert refused == b""
-        for _, writer in idle:
-            writer.close()
-        async with asyncio.timeout(10):
-            while server.open_connections:
-                await turn()
+        held.set()
+        assert [200] * 3 == [answer.status for answer in await asyncio.gather(*asking)]
         assert (await ask(server)).status == 200
 
 

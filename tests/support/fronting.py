@@ -24,6 +24,7 @@ async def in_front_of(
     top: str = "",
     credential: str = "",
     path_exact: str = "",
+    listen: str = "",
     secret: str = "a secret",
     server: ScriptedAuthorizationServer | None = None,
 ) -> AsyncIterator[RunningGateway]:
@@ -36,6 +37,8 @@ async def in_front_of(
         if server is None:
             server = await stack.enter_async_context(ScriptedAuthorizationServer())
         text = simple_configuration(server.url, url, route=route, top=top, credential=credential)
+        if listen:
+            text = text.replace("listen: 127.0.0.1:0", f"listen: {listen}")
         if path_exact:
             text = text.replace("path_prefix: /", f"path_exact: {path_exact}")
         yield await stack.enter_async_context(running_gateway(text, folder, environ={"CLIENT_SECRET": secret}))
