@@ -56,7 +56,8 @@ def main() -> int:
         print(standing_table(results), flush=True)
         for workload in options.workloads:
             _run(workload, stage, options, running, results)
-            print(workload_table(results, workload), flush=True)
+            if workload in results.samples:
+                print(workload_table(results, workload), flush=True)
         _prove_sound(running)
         if options.profile and SUBJECT in running:
             print("\n" + profile(running[SUBJECT], WORKLOADS[options.workloads[0]], stage, options.seconds))
@@ -151,7 +152,6 @@ def _run(
     load = WORKLOADS[workload]
     if load.rate and not setup.OPEN_LOOP.exists():
         _say(f"without {workload}: its load generator could not be compiled")
-        results.samples[workload] = {}
         return
     names = [name for name in running if not options.budget or budget.EXTRA.get(name, workload) == workload]
     samples = results.samples[workload] = {name: [] for name in names}
