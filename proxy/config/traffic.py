@@ -52,7 +52,7 @@ class PoolSection(Section):
     """Connections to the upstream."""
 
     max_connections: Annotated[int, count(1, 100_000)] = key("100", description="Open at the same time.")
-    max_idle: Annotated[int, count(0, 100_000)] = key("32", description="Kept open without a request.")
+    max_idle: Annotated[int, count(0, 100_000)] = key("100", description="Kept open without a request.")
     idle_timeout: Annotated[float, duration("100ms", "1h")] = key(
         "4s", description="An idle connection is closed after this; less than the upstream's own is best."
     )

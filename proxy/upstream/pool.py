@@ -35,7 +35,7 @@ class PoolLimits:
     """Bounds of one pool. The defaults are those of the configuration file."""
 
     max_connections: int = 100  # being opened, idle and busy together; at least 1
-    max_idle: int = 32
+    max_idle: int = 100  # less than what is busy at once means to close and to open all the time
     idle_timeout_s: float = 4 * SECONDS  # below the 5 s after which Node.js and uvicorn close; 0 = none is kept
     reuse: bool = True  # False = a connection for each request
     max_pending: int = 1000  # requests that may wait for a connection

@@ -135,6 +135,11 @@ async def test_a_connection_that_is_not_yet_old():
         assert await at.acquire() is connection
 
 
+def test_a_connection_is_closed_for_being_idle_too_long_only():
+    """By default as many may be idle as may be open: else the ones beyond close and open again all the time."""
+    assert PoolLimits().max_idle == PoolLimits().max_connections
+
+
 @pytest.mark.parametrize("limits", [{"reuse": False}, {"max_idle": 0}, {"idle_timeout_s": 0}])
 async def test_connections_that_are_not_kept(limits: dict[str, Any]):
     """Each request has its own."""
