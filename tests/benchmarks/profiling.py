@@ -46,7 +46,7 @@ def profile(running: Running, workload: Workload, stage: Stage, seconds: int) ->
     measured(running, workload, stage, seconds + 2)
     output, _ = recorder.communicate(timeout=60)
     if recorder.returncode or not file.exists():
-        return f"py-spy failed (does it need root here, or kernel.yama.ptrace_scope=0?)\n{output[-1000:]}"
+        return f"py-spy failed; it needs root, since the gateway closes its memory to others\n{output[-1000:]}"
     return _shown(file, workload, cpu_us)
 
 
