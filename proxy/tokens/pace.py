@@ -85,5 +85,8 @@ class Pace:
         return self._failure is not None and self._failure.outcome.configuration_fault
 
     def mended(self) -> bool:
-        """Tells whether the last request was refused and something else can be shown since. A `stat` of each file."""
-        return self.mendable and self.proof.changed()
+        """Tells whether there is something else to show, and that may mend a refusal or is what the token is bound to.
+
+        A `stat` of each file.
+        """
+        return (self.mendable or self.proof.binds) and self.proof.changed()

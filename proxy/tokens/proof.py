@@ -22,10 +22,21 @@ _Stamp = tuple[int, int, int, int] | None  # device, inode, size, time of change
 class Proof:
     """One registration's secrets and files. Synchronous; a `stat` for each file where it looks for changes."""
 
-    __slots__ = ("_files", "_overlap", "_refused", "_seen", "_shown", "_sources", "_stamps", "accepted_index")
+    __slots__ = (
+        "_by_certificate",
+        "_files",
+        "_overlap",
+        "_refused",
+        "_seen",
+        "_shown",
+        "_sources",
+        "_stamps",
+        "accepted_index",
+    )
 
     def __init__(self, registration: Registration) -> None:
         self.accepted_index: int | None = None  # of secrets in overlap, the one that last brought a token
+        self._by_certificate = registration.method.by_certificate
         source = registration.proof
         self._overlap = source if isinstance(source, OverlappingSecrets) else None
         self._sources: tuple[SecretSource, ...] = (source,) if self._overlap is None else self._overlap.sources
@@ -35,6 +46,11 @@ class Proof:
         self._seen: frozenset[Secret | None] = frozenset()
         self._refused: set[Secret | None] = set()
         self._stamps: tuple[_Stamp, ...] = ()
+
+    @property
+    def binds(self) -> bool:
+        """Whether tokens may be bound to it, so that those got with a former one are no longer good (RFC 8705 §3)."""
+        return self._by_certificate
 
     @property
     def alternatives(self) -> int:
