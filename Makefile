@@ -19,10 +19,10 @@ NODE_MODULES := $(patsubst %/package.json,%/node_modules/.installed,$(wildcard t
 # A virtual environment whose interpreter is gone (an upgraded system, an interrupted set-up) is made anew.
 $(shell $(RUN) -c '' 2>/dev/null || rm -f $(VENV)/.installed $(VENV)/.installed-dev)
 
-.PHONY: help demo test test-all bench bench-micro lint format clean programs programs-slow programs-bench
+.PHONY: help demo test test-all test-mutations bench bench-micro lint format clean programs programs-slow programs-bench
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-22s%s\n", $$1, $$2 }'
 
 demo: $(VENV)/.installed ## an authorization server, a protected API and the gateway; real requests shown; Ctrl-C ends it
 	@$(VENV)/bin/python -m proxy demo $(ARGS)
@@ -30,8 +30,11 @@ demo: $(VENV)/.installed ## an authorization server, a protected API and the gat
 test: $(VENV)/.installed-dev programs $(NODE_MODULES) lint ## what the tests need, then lint, types and tests
 	@$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: $(VENV)/.installed-dev programs-slow $(NODE_MODULES) lint ## the same and the slow suites: fuzzers, soak, image build
+test-all: $(VENV)/.installed-dev programs-slow $(NODE_MODULES) lint ## the same and the slow suites: fuzzers, soak, mutations, image build
 	@$(PYTEST) $(ARGS)
+
+test-mutations: $(VENV)/.installed-dev ## takes out each defence of tests/mutations and expects a test to fail; ARGS="TLS" chooses
+	@$(RUN) -m tests.mutations $(ARGS)
 
 bench: $(VENV)/.installed-dev programs-bench ## the gateway beside nginx, HAProxy, Envoy, Go and aiohttp; ARGS="--help" tells more
 	@$(RUN) -m tests.benchmarks $(ARGS)

@@ -191,6 +191,7 @@ def _call(options: argparse.Namespace) -> int:
 
 async def _called(settings: Settings, options: argparse.Namespace) -> int:
     from proxy.clock import SystemClock
+    from proxy.log_format import escape
     from proxy.process.call import Request, call, told
 
     body = _body(options.data)
@@ -205,7 +206,7 @@ async def _called(settings: Settings, options: argparse.Namespace) -> int:
     def on_head(head: ResponseHead) -> None:
         nonlocal status
         status = head.status
-        _tell(f"HTTP/1.1 {status} {head.reason.decode('latin-1')}")
+        _tell(f"HTTP/1.1 {status} {escape(head.reason.decode('latin-1'))}")  # it must not drive the terminal
 
     def on_data(data: bytes) -> None:
         sys.stdout.buffer.write(data)

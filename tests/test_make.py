@@ -96,7 +96,7 @@ def test_every_goal_is_listed(checkout):
 
     assert make(checkout, "help").stdout == listed
     assert [line.split()[1] for line in listed.splitlines()] == [
-        "help", "demo", "test", "test-all", "bench", "bench-micro", "lint", "format", "clean",
+        "help", "demo", "test", "test-all", "test-mutations", "bench", "bench-micro", "lint", "format", "clean",
     ]  # fmt: skip
 
 

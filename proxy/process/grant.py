@@ -79,7 +79,7 @@ def claims(grant: TokenGrant) -> str | None:
         return None
     try:
         header, payload = (json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))) for part in parts[:2])
-    except (ValueError, binascii.Error):
+    except (ValueError, binascii.Error, RecursionError):
         return None
     if not isinstance(header, dict) or not isinstance(payload, dict):
         return None

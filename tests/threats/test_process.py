@@ -151,7 +151,7 @@ def test_t19_a_hostile_configuration(
 
 LIMITS = """\
 limits: {connections: 40, connections_per_client: 25, head_bytes: 4KiB, field_count: 20, body_bytes: 64KiB,
-  head_timeout: 1s, body_idle_timeout: 1s, write_idle_timeout: 1s}
+  head_timeout: 2s, body_idle_timeout: 2s, write_idle_timeout: 2s}
 """
 
 

@@ -230,6 +230,16 @@ async def test_t13_what_others_write_stays_within_its_value(tmp_path: Path, styl
     assert " ERROR " not in ended.err
 
 
+async def test_t13_a_reason_phrase_on_a_terminal(tmp_path: Path):
+    """`call` shows it, and it drives nothing."""
+    async with ScriptedUpstream(always(ANSWERS[b"c1"])) as upstream, ScriptedAuthorizationServer() as server:
+        text = configuration(upstream.port, server.url, "level: info")
+        (tmp_path / "proxy.yaml").write_text(text, encoding="utf-8")
+        ended = await program.run("call", "-c", "proxy.yaml", "/0", cwd=tmp_path, env=ENV)
+    assert "HTTP/1.1 200 \\x85\\x9b31mforged" in ended.err
+    assert not set(ended.err) & set(TROUBLE) - {"\n"}
+
+
 async def test_t13_a_flood_of_refusals(tmp_path: Path):
     """Thousands write tens of lines; what is served meanwhile is logged, and the metrics count everything."""
     async with (

@@ -276,24 +276,25 @@ async def test_t21_credentials_that_clients_send(tmp_path: Path):
     """The upstream gets one Authorization, ours, and no Proxy-*; cookies pass both ways, and are nobody else's."""
     theirs = [
         b"authorization: Basic dTpw", b"AUTHORIZATION: Bearer theirs", b"Proxy-Authorization: Basic dTpw",
-        b"Proxy-Connection: keep-alive", b"Proxy-Anything: x", b"Connection: authorization, close", b"Cookie: theirs=1",
+        b"Proxy-Connection: keep-alive", b"Proxy-Anything: x", b"Cookie: theirs=1",
     ]  # fmt: skip
-    async with granting() as server, ScriptedUpstream(always(ok(b"", b"Set-Cookie: session=theirs"))) as upstream:
-        async with in_front_of(upstream.port, tmp_path, server=server) as gateway:
+    for top in ("", "access: {trusted_proxies: [127.0.0.0/8]}"):
+        async with (
+            granting() as server,
+            ScriptedUpstream(always(ok(b"", b"Set-Cookie: session=theirs"))) as upstream,
+            in_front_of(upstream.port, tmp_path, server=server, top=top) as gateway,
+        ):
             answer = await ask(gateway.port, request(b"GET", b"/", *theirs))
             assert b"session=theirs" == answer.field(b"Set-Cookie")
-            for version in (b"1.1", b"1.0"):
-                assert 200 == (await ask(gateway.port, request(b"GET", version=version))).status
-            assert (
-                400
-                == (
-                    await ask(gateway.port, request(b"GET", b"/", b"Authorization_: x", b"Proxy_Authorization: x"))
-                ).status
-            )
-        got = [one for connection in upstream.connections for one in connection.requests]
-    assert [[b"Bearer " + TOKEN]] * 3 == [lines_of(one, b"Authorization") for one in got]
-    assert [[b"theirs=1"], [], []] == [lines_of(one, b"Cookie") for one in got]
-    assert not any(b"\nproxy-" in one.lower() for one in got)
+            listed = request(b"GET", b"/", *theirs, b"Connection: authorization, close")
+            for octets in (listed, request(b"GET"), request(b"GET", version=b"1.0")):
+                assert 200 == (await ask(gateway.port, octets)).status
+            twins = request(b"GET", b"/", b"Authorization_: x", b"Proxy_Authorization: x")
+            assert 400 == (await ask(gateway.port, twins)).status
+            got = [one for connection in upstream.connections for one in connection.requests]
+        assert [[b"Bearer " + TOKEN]] * 4 == [lines_of(one, b"Authorization") for one in got]
+        assert [[b"theirs=1"], [b"theirs=1"], [], []] == [lines_of(one, b"Cookie") for one in got]
+        assert not any(b"\nproxy-" in one.lower() for one in got)
 
 
 # ---- T22: a client that says who it is
