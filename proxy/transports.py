@@ -27,7 +27,7 @@ def abort(transport: asyncio.BaseTransport) -> None:
 
 def reset(transport: asyncio.BaseTransport) -> None:
     """Closes at once and so that the peer sees an error: no orderly end of what was being sent. Idempotent."""
-    with suppress(OSError, AttributeError):  # of a socket that is closed already
+    with suppress(OSError, AttributeError, ValueError):  # of a socket that is closed already; the last is uvloop's
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
     abort(transport)
 

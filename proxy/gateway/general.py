@@ -24,7 +24,7 @@ from proxy.gateway.admission import Place
 from proxy.gateway.front import whole_reply
 from proxy.gateway.handler import Handler
 from proxy.gateway.incoming import Incoming
-from proxy.gateway.lingering import IDLE_S, MAX_OCTETS, TOTAL_S, Lingering
+from proxy.gateway.lingering import HALF_CLOSED_S, IDLE_S, MAX_OCTETS, TOTAL_S, Lingering
 from proxy.gateway.problem import Reply
 from proxy.gateway.record import RefusalRecorder
 from proxy.gateway.relay import ClientStream
@@ -32,10 +32,9 @@ from proxy.gateway.settings import Limits
 from proxy.http1.fields import persists
 from proxy.http1.wire import RequestHead
 from proxy.transports import abort
-from proxy.units import KIB, SECONDS
+from proxy.units import KIB
 
 _CLOCK = SystemClock()
-HALF_CLOSED_S = 5 * SECONDS  # in which an answer has to begin for a client that has ended its sending
 _READ_BUFFER = 64 * KIB  # octets held of a request body before the client is paused
 
 

@@ -13,6 +13,7 @@ from proxy.units import MIB, SECONDS
 
 IDLE_S = 2 * SECONDS  # without an octet
 TOTAL_S = 30 * SECONDS
+HALF_CLOSED_S = 5 * SECONDS  # in which an answer has to begin for a client that has ended its sending
 MAX_OCTETS = 256 * MIB
 
 

@@ -10,12 +10,13 @@ Source: RFC 9110 §7.8 (after 101), RFC 9293 §3.6 (half-closed connections).
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 from typing import Protocol
 
 from proxy.clock import Clock
 from proxy.errors import ErrorType, GatewayError, Side
-from proxy.transports import ended_cleanly, reset
+from proxy.transports import ended_cleanly, remains, reset
 from proxy.units import MILLISECONDS, SECONDS
 
 _STEP_S = 20 * MILLISECONDS  # between two looks at what is still to be sent when the tunnel is over
@@ -25,8 +26,11 @@ _LINGER_S = 2 * SECONDS  # for a side whose other side is gone: to read what was
 class Switched(Protocol):
     """A connection that has switched to another protocol than HTTP."""
 
-    def give_away(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
-        """Lets another protocol have the transport; returns it, and the octets that have come already."""
+    def give_away(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes, socket.socket | None]:
+        """Lets another protocol have the transport; returns it, the octets that have come already, and the socket.
+
+        None if the socket is not ours to read when the transport has let go of it.
+        """
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Is told when the transport has closed."""
@@ -117,6 +121,7 @@ class End(asyncio.Protocol):
         self._connection = connection
         self._side = side
         self._transport: asyncio.Transport | None = None  # None before `take` and when it is gone
+        self._socket: socket.socket | None = None
         self._paused = False  # its reading
         self.ended = False  # it sends no more
         self._dropping = False  # nobody is left to receive from it
@@ -135,7 +140,7 @@ class End(asyncio.Protocol):
 
     def take(self) -> bytes:
         """Takes the transport over; returns what has come on it already."""
-        self._transport, early = self._connection.give_away(self)
+        self._transport, early, self._socket = self._connection.give_away(self)
         return early
 
     def begin(self, early: bytes) -> None:
@@ -158,7 +163,8 @@ class End(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Passes the end of this half on; where there are no halves, the tunnel is over."""
-        assert self._transport is not None
+        if self._transport is None or self.ended:
+            return True
         if not ended_cleanly(self._transport):
             self._tunnel.over(self._broken())
             return False
@@ -168,10 +174,26 @@ class End(asyncio.Protocol):
         return self._transport.can_write_eof()  # False closes
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends the tunnel; in order only if this side had ended before."""
+        """Ends the tunnel; in order only if this side had ended before.
+
+        One that has ended and closed resets what is still sent to it. What it said before is whole, and no reset of ours
+        may take it away from the other side: a WebSocket's close code, say.
+        """
+        self._salvage()
         self._transport = None
-        self._tunnel.over(None if self.ended and exc is None else self._broken())
+        self._tunnel.over(None if self.ended else self._broken())
         self._connection.connection_lost(exc)
+
+    def _salvage(self) -> None:
+        """Passes on what had arrived when the connection broke: its reset may have met our writing first."""
+        transport, connected = self._transport, self._socket
+        if self.ended or transport is None or connected is None:
+            return
+        for data in remains(transport, connected):
+            if data:
+                self.data_received(data)
+            else:  # by close_notify; without TLS it may as well follow a reset, so it proves nothing
+                self.ended = transport.get_extra_info("ssl_object") is not None
 
     def pause_writing(self) -> None:
         """Holds the other side back."""

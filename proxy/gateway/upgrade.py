@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from proxy.gateway.admission import Place
 from proxy.gateway.handler import Handler
-from proxy.gateway.lingering import Lingering
+from proxy.gateway.lingering import HALF_CLOSED_S, Lingering
 from proxy.gateway.relay import ClientStream
 from proxy.http1.wire import RequestHead
 from proxy.tasks import Tasks
@@ -70,6 +70,9 @@ class UpgradeConnection(asyncio.Protocol):
         self._unwritable = False
         self._writable: asyncio.Future[None] | None = None
         self._given_away = False
+        self._begun = False  # an answer was
+        self._ended = False  # the client sends no more
+        self._patience: asyncio.TimerHandle | None = None  # with such a client
         self._lingering: Lingering | None = None  # after the answer
         self.place = place
         self.secure = transport.get_extra_info("sslcontext") is not None
@@ -99,6 +102,8 @@ class UpgradeConnection(asyncio.Protocol):
         """Writes, and waits while the client does not take it. Raises ConnectionError if it is gone."""
         if self.transport is None:
             raise ConnectionResetError
+        self._begun = True
+        self._end_patience()
         try:
             self.transport.write(data)
         except RuntimeError as error:  # uvloop: "the handler is closed" (uvloop#68, #506)
@@ -111,13 +116,15 @@ class UpgradeConnection(asyncio.Protocol):
 
     # ---- the tunnel's side
 
-    def give_away(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+    def give_away(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes, None]:
         """Lets the tunnel have the transport; returns it, and what came behind the request."""
         assert self.transport is not None, "its loss cancels the request"
         self._given_away = True
         self.transport.set_protocol(protocol)
+        if self._ended:
+            self._loop.call_soon(protocol.eof_received)  # as if it came now
         early, self._early = bytes(self._early), bytearray()
-        return self.transport, early
+        return self.transport, early, None
 
     # ---- the end
 
@@ -127,6 +134,9 @@ class UpgradeConnection(asyncio.Protocol):
         if transport is None or self._given_away or transport.is_closing():
             return
         self._early.clear()
+        if self._ended:
+            transport.close()
+            return
         if transport.can_write_eof():
             transport.write_eof()
         transport.resume_reading()
@@ -149,19 +159,34 @@ class UpgradeConnection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """Closes: who ends before the answer has left, and who ends after it has read it."""
-        return False
+        """Goes on serving a client that sends no more: the tunnel may be all that it waits for. TLS has no halves.
+
+        Who has left looks the same until something is written, so that an answer has to begin soon; and who ends after
+        the answer has read it.
+        """
+        if self._lingering is not None or self.secure:
+            return False
+        self._ended = True
+        if self._patience is None and not self._begun:
+            self._patience = self._loop.call_later(HALF_CLOSED_S, self.cut)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Ends the request, if it is still served on this connection, and tells who counts connections."""
         self.transport = None
         if self._lingering is not None:
             self._lingering.cancel()
+        self._end_patience()
         self.resume_writing()
         if self.serving is not None and not self._given_away:
             self.serving.cancel()
         self._lost(self)
         self.place.leave()
+
+    def _end_patience(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def pause_writing(self) -> None:
         """Holds `write` back."""

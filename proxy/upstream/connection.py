@@ -181,15 +181,15 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is not None:
             sink.on_error(error)
 
-    def give_away(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
-        """Lets another protocol have the transport after a 101; returns it, and the octets that came behind the 101.
+    def give_away(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes, socket.socket]:
+        """Lets another protocol have the transport after a 101; returns it, the octets behind the 101, and the socket.
 
         Nothing more is read until it is resumed. Whoever has it calls `connection_lost` at its end.
         """
         assert self._state is _SWITCHED, "a 101 came"
         self._sink = None
         self._transport.set_protocol(protocol)
-        return self._transport, bytes(self._buffer)
+        return self._transport, bytes(self._buffer), self._socket
 
     # ---- asyncio's calls
 

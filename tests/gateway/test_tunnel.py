@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -530,6 +530,35 @@ async def test_a_side_breaks_off(tmp_path: Path, side: str, caplog: pytest.LogCa
 
 
 @on_both_loops
+async def test_all_that_the_client_says_in_one_piece(tmp_path: Path):
+    """Request, octets for the other protocol and its end, before any answer: all of it arrives, and the answer too."""
+    async with ScriptedUpstream(echoing) as upstream, in_front_of(upstream.port, tmp_path) as gateway:
+        for _ in range(3):
+            async with connected(gateway.port) as client:
+                client.writer.write(UPGRADE + b"one and all")
+                client.writer.write_eof()
+                assert 101 == (await client.answer(head_only=True)).status
+                assert b"one and all" == await client.reader.read()
+        await until(lambda: gateway.gateway.server.open_connections == 0)
+
+
+@on_both_loops
+async def test_a_client_that_ended_before_it_was_refused(tmp_path: Path):
+    """It gets its answer, and the connection closes with it."""
+    no = ok(b"no", status=b"403 Forbidden")
+    async with (
+        ScriptedUpstream(always(no)) as upstream,
+        in_front_of(upstream.port, tmp_path) as gateway,
+        connected(gateway.port) as client,
+    ):
+        client.writer.write(UPGRADE + b"early")
+        client.writer.write_eof()
+        assert 403 == (await client.answer()).status
+        assert await client.closed()
+        await until(lambda: gateway.gateway.server.open_connections == 0)
+
+
+@on_both_loops
 async def test_a_client_leaves_before_the_101(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """The upstream's connection is closed; 499, as with any other request."""
     caplog.set_level(logging.INFO, "proxy.access")
@@ -634,3 +663,44 @@ async def test_over_tls(tmp_path: Path):
                 with pytest.raises(ConnectionResetError):
                     await client.reader.read()
             await until(lambda: gateway.gateway.server.open_connections == 0)
+
+
+@on_both_loops
+async def test_the_last_words_before_a_reset(tmp_path: Path):
+    """An upstream says why and closes while it is still being sent to, which resets: its words arrive, whoever is first."""
+
+    async def script(upstream: ScriptedConnection) -> None:
+        await granting(upstream)
+        await upstream.until(lambda: upstream.received.endswith(b"x"))
+        upstream.send(b"enough")
+        upstream.reset()
+
+    tasks = Tasks()
+    async with ScriptedUpstream(script) as upstream, in_front_of(upstream.port, tmp_path) as gateway:
+        for _ in range(20):
+            async with tunnel(gateway) as client:
+                words = tasks.start(client.reader.readexactly(6), name="last words")
+                with suppress(ConnectionError):
+                    while not words.done():
+                        await client.send(b"x")
+                        await CLOCK.sleep(0)
+                assert b"enough" == await words
+
+
+@on_both_loops
+async def test_an_upstream_that_has_ended_and_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """What it said is whole: when it resets what is still sent to it, the client is not reset, but sees an end."""
+    caplog.set_level(logging.INFO, "proxy.access")
+
+    async def script(upstream: ScriptedConnection) -> None:
+        await upstream.request()
+        upstream.send(GRANTED + b"that was all")
+        upstream.close()
+
+    async with ScriptedUpstream(script) as upstream, in_front_of(upstream.port, tmp_path) as gateway:
+        async with tunnel(gateway) as client:
+            while not access_lines(caplog):
+                await client.send(b"more")
+                await CLOCK.sleep(0.02)
+            assert b"that was all" == await client.reader.read()
+        assert "failed" not in access_lines(caplog)[0]

@@ -51,7 +51,7 @@ async def connected(port: int) -> AsyncIterator[RawClient]:
     try:
         yield client
     finally:
-        with suppress(OSError, AttributeError):  # closed already
+        with suppress(OSError, AttributeError, ValueError):  # closed already; uvloop raises the last
             raw = client.writer.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.writer.transport.abort()
