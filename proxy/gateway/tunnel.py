@@ -135,8 +135,10 @@ class End(asyncio.Protocol):
 
     @property
     def parted(self) -> bool:
-        """Tells whether this side has ended, and has all that was sent to it."""
-        return self._transport is None or (self.ended and not self.unsent)
+        """Tells whether this side has all that was sent to it, and has ended: under TLS, closing asks it to."""
+        if self._transport is None:
+            return True
+        return not self.unsent and (self.ended or not self._transport.can_write_eof())
 
     def take(self) -> bytes:
         """Takes the transport over; returns what has come on it already."""

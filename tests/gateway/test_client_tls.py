@@ -320,3 +320,47 @@ async def test_a_unix_socket_speaks_tls_too(tmp_path: Path, authority: Authority
         await client.send(request())
         assert 200 == (await client.answer()).status
         client.writer.transport.abort()
+
+
+@on_both_loops
+async def test_a_tunnel_over_tls(tmp_path: Path, authority: Authority):
+    """Octets both ways, early ones too; the end of either side ends both, and a cut connection is no end."""
+    authority.pair("127.0.0.1")
+    asked = request(b"GET", b"/", b"Connection: Upgrade", b"Upgrade: chess")
+    large = bytes(range(256)) * 4000
+
+    async def granting(upstream: ScriptedConnection) -> None:
+        await upstream.request()
+        upstream.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chess\r\n\r\nwelcome")
+        await upstream.until(lambda: upstream.received.endswith((b"bye", b"wait")) or upstream.eof or upstream.lost)
+        if upstream.received.endswith(b"bye"):
+            upstream.send(large)
+            upstream.half_close()
+
+    async with ScriptedUpstream(granting) as upstream, serving_tls(tmp_path, upstream) as gateway:
+        context = trusting(authority)
+        async with secured(gateway.port, context) as client:
+            await client.send(asked + b"early")
+            assert 101 == (await client.answer(head_only=True)).status
+            assert b"welcome" == await client.reader.readexactly(7)
+            await client.send(b"bye")
+            assert large == await client.reader.read()
+            assert upstream.connections[0].received.endswith(b"earlybye")
+            assert b"X-Forwarded-Proto: https\r\n" in upstream.connections[0].received
+        async with secured(gateway.port, context) as client:
+            await client.send(asked)
+            assert 101 == (await client.answer(head_only=True)).status
+            client.writer.close()  # in order, with TLS's own end
+            await upstream.connections[1].gone()
+            assert upstream.connections[1].loss is None
+        async with secured(gateway.port, context) as client:
+            await client.send(asked + b"wait")
+            assert 101 == (await client.answer(head_only=True)).status
+            client.writer.transport.abort()
+            await upstream.connections[2].until(lambda: upstream.connections[2].lost)
+            assert isinstance(upstream.connections[2].loss, ConnectionResetError)
+        async with secured(gateway.port, context) as client:
+            await client.send(asked.replace(b"chess", b"go") + b"early")  # which is not what will be granted
+            answer = await client.answer()
+            assert (502, b"close") == (answer.status, answer.field(b"Connection"))
+        await none_open(gateway)
