@@ -32,6 +32,7 @@ class _Exchange:
     request: AuthenticatedRequest
     received: Received
     sent_at_s: float
+    doubt: str | None  # what the metadata says against the method
 
 
 class TokenEndpointClient:
@@ -56,7 +57,7 @@ class TokenEndpointClient:
             failure = error
         else:
             try:
-                return parse(
+                grant = parse(
                     exchange.received.status,
                     exchange.received.headers,
                     exchange.received.body,
@@ -66,7 +67,12 @@ class TokenEndpointClient:
                 )
             except TokenRequestError as error:
                 failure = error
-                failure.hint = advice(registration, proof, failure)
+                hints = [advice(registration, proof, failure)]
+                if failure.outcome is Outcome.INVALID_CLIENT:
+                    hints.append(exchange.doubt)
+                failure.hint = "; ".join(hint for hint in hints if hint) or None
+            else:
+                return replace(grant, doubt=exchange.doubt)
         if failure.error_code is None:
             self._discovery.doubt(registration)
         # Raised out here, so that neither cause nor context leads to what the request held.
@@ -77,10 +83,11 @@ class TokenEndpointClient:
         await self._transport.close()
 
     async def _exchanged(self, registration: Registration, proof: Secret) -> _Exchange:
-        issuer, endpoint = registration.issuer, registration.token_endpoint
+        issuer, endpoint, doubt = registration.issuer, registration.token_endpoint, None
         if endpoint is None:
             document = await self._discovery.document(registration)
             issuer, endpoint = document.issuer, document.endpoint_for(registration)
+            doubt = document.doubt(registration)
         attempt = Attempt(
             token_endpoint=endpoint,
             issuer=issuer,
@@ -101,7 +108,7 @@ class TokenEndpointClient:
             place="the token endpoint",
         )
         sent_at_s = self._clock.now()
-        return _Exchange(request, await self._transport.exchanged(sent, registration), sent_at_s)
+        return _Exchange(request, await self._transport.exchanged(sent, registration), sent_at_s, doubt)
 
 
 def _proof(registration: Registration) -> Secret:

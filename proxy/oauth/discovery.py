@@ -69,8 +69,6 @@ class Discovery:
                     "the issuer's metadata cannot be had, the former stays in use", extra=_fields(registration, reason)
                 )
                 return kept.document
-        if document != kept.document and (doubt := document.doubt(registration)) is not None:
-            _log.warning("client authentication may be refused", extra=_fields(registration, doubt))
         kept.document, kept.fetched_at_s, kept.doubted = document, now_s, False
         return document
 

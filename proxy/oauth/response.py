@@ -105,7 +105,13 @@ class TokenGrant:
     expires_in: float | None  # whole seconds; zero or less: no life beyond this reply; None: not told, or not readable
     expires_in_warning: str | None = None  # why it was not readable
     scope: str | None = None  # as told; None where nothing was told, which means: as requested
+    doubt: str | None = None  # what the published metadata says against the way the client proved itself
     clock_skew_s: float | None = None  # the reply's Date minus our wall clock
+
+    @property
+    def warning(self) -> str | None:
+        """What an operator should know although the token is used, in one line; None if there is nothing."""
+        return "; ".join(part for part in (self.expires_in_warning, self.doubt) if part) or None
 
 
 class TokenRequestError(GatewayError):

@@ -38,6 +38,8 @@ def warnings(grant: TokenGrant, asked: Registration | None) -> list[str]:
         lines.append(f"warning: asked for and not granted: {' '.join(missing)}")
     if grant.expires_in_warning is not None:
         lines.append(f"warning: {grant.expires_in_warning}; default_lifetime counts")
+    if grant.doubt is not None:
+        lines.append(f"warning: {grant.doubt}")
     if grant.clock_skew_s is not None and far_apart(grant.clock_skew_s):
         way = "ahead of" if grant.clock_skew_s > 0 else "behind"
         lines.append(f"warning: the authorization server's clock is {abs(grant.clock_skew_s):.0f} s {way} ours")

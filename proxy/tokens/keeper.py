@@ -311,7 +311,7 @@ class Keeper:
             forced=forced,
             same_token=same is not None,
             scope_missing=self.notices.scope(self._registration.scope, grant.scope),
-            warning=self.notices.life(grant.expires_in_warning),
+            warning=self.notices.warning(grant.warning),
         )
         self.ready = True
         self.pace.succeeded()

@@ -1,7 +1,7 @@
 """What is odd about the answers of an authorization server although they are used: told once for each change.
 
-A scope that was asked for and not granted, a clock that is far from ours, an `expires_in` that cannot be read: each
-would otherwise be repeated with every token. Nothing here changes what the gateway does.
+A scope that was asked for and not granted, a clock that is far from ours, an `expires_in` that cannot be read, a way to
+authenticate that is not listed: each would otherwise be repeated with every token. Nothing here changes what the gateway does.
 
 Source: RFC 6749 §3.3 and §5.1 (a narrowed scope is told; scopes are compared as sets).
 """
@@ -53,9 +53,9 @@ class Notices:
         self.scope_missing = missing_scopes(requested, granted)
         return self.scope_missing if self._news("scope", self.scope_missing) else ()
 
-    def life(self, warning: str | None) -> str | None:
-        """Takes what is wrong with an `expires_in`; returns it, if it is not the same as the last time."""
-        return warning if self._news("life", warning) else None
+    def warning(self, warning: str | None) -> str | None:
+        """Takes what else is odd about a grant; returns it, if it is not the same as the last time."""
+        return warning if self._news("warning", warning) else None
 
     def _news(self, kind: str, state: object) -> bool:
         """Tells whether an oddity is another than the last time; what counts as false is none."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from tests.config.test_lint import warnings
 from tests.config.written import MINIMAL, ROUTE, faults, loaded
 from tests.oauth.certificates import self_signed
+from tests.support.program import environment
 
 
 def credential(lines: str, *, more: str = "token_endpoint: https://as.example/token\nclient_id: legacy-app") -> str:
@@ -192,3 +195,20 @@ def test_a_proxy_s_password():
     settings = loaded(text, PW="c4nary-pw").settings
     assert "c4nary" not in repr(settings)
     assert settings.credentials[0].registration.proxy.authorization.reveal() == "Basic dTpjNG5hcnktcHc="
+
+
+@pytest.mark.parametrize("signs", [False, True])
+def test_what_signing_costs(signs):
+    """The libraries that sign are imported only where a credential signs, and then before the gateway serves."""
+    Path("key.pem").write_bytes(pem(ec.generate_private_key(ec.SECP256R1())))
+    text = credential(BY_KEY + "private_key_file: key.pem") if signs else credential("client_secret: ${SECRET}")
+    Path("proxy.yaml").write_text(text)
+    program = (
+        "import sys, pathlib; from proxy.config.load import load; from proxy.process import assemble, worker;"
+        "load(pathlib.Path('proxy.yaml'), environ={'SECRET': 'x'});"
+        "print(sorted({'joserfc', 'cryptography'} & set(sys.modules)))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment({}), capture_output=True, text=True, check=True, timeout=50
+    )
+    assert ended.stdout.strip() == ("['cryptography', 'joserfc']" if signs else "[]")

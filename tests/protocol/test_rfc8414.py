@@ -17,7 +17,8 @@ from proxy.oauth.registration import ClientAuthMethod, Registration
 from proxy.oauth.response import Outcome, TokenRequestError
 from tests.config.written import MINIMAL, faults
 from tests.oauth.registrations import registration
-from tests.support.fake_clock import FakeClock
+from tests.support import program
+from tests.support.fake_clock import FakeClock, until
 from tests.support.scripted_authorization_server import Reply, ScriptedAuthorizationServer, error_reply, json_reply
 from tests.tokens.kept import WAIT_S, kept, settings
 
@@ -117,24 +118,54 @@ def test_what_is_no_issuer(issuer, fault):
     assert faults(text.replace(issuer, "http://127.0.0.1:1/t")) == []
 
 
-async def test_P30_a_document_that_names_no_methods(published, caplog):
+async def test_P30_a_document_that_names_no_methods(published):
     """§2: it means client_secret_basic."""
-    for method, doubts in ((ClientAuthMethod.CLIENT_SECRET_BASIC, 0), (ClientAuthMethod.CLIENT_SECRET_POST, 1)):
-        asked = registration(None, issuer=published.issuer, method=method, allow_plain_http=bool(doubts))
+    for method in (ClientAuthMethod.CLIENT_SECRET_BASIC, ClientAuthMethod.CLIENT_SECRET_POST):
+        asked = registration(None, issuer=published.issuer, method=method)
         published.server.script.append(published.document())
-        with caplog.at_level(logging.WARNING, "proxy.oauth.discovery"):
-            await published.client.request(asked)
-        assert len(caplog.records) == doubts
+        grant = await published.client.request(asked)
+        assert (grant.doubt is None) is (method is ClientAuthMethod.CLIENT_SECRET_BASIC)
+        published.client._discovery._kept.clear()
 
 
 async def test_P31_a_method_that_is_not_listed(published, caplog):
-    """A warning, and the method is used as configured: nothing is changed in silence."""
+    """A warning, once, and the method is used as configured: nothing is changed in silence."""
     published.server.script.append(published.document(token_endpoint_auth_methods_supported=["private_key_jwt"]))
-    with caplog.at_level(logging.WARNING, "proxy.oauth.discovery"):
-        await published.client.request(published.asked)
+    credential = replace(settings(published.server), registration=published.asked)
+    with caplog.at_level(logging.WARNING, "proxy.tokens"):
+        async with kept(published.server, credential) as running:
+            await running.source.obtain(WAIT_S)
+            await running.clock.advance(3600)
+            await until(lambda: running.text() == "at-2")
     (record,) = caplog.records
-    assert "does not list client_secret_basic, but: private_key_jwt" in record.fields["reason"]
-    assert published.server.requests[-1].values("authorization")
+    assert "does not list client_secret_basic, but: private_key_jwt" in record.fields["warning"]
+    assert all(request.values("authorization") for request in published.server.requests[1:])
+
+
+async def test_P31_a_method_that_is_not_listed_and_refused(published):
+    """The hint says so too."""
+    document = published.document(token_endpoint_auth_methods_supported=["private_key_jwt"])
+    published.server.script.extend([document, error_reply("invalid_client", 401)])
+    with pytest.raises(TokenRequestError) as caught:
+        await published.client.request(published.asked)
+    assert "does not list client_secret_basic" in (caught.value.hint or "")
+
+
+async def test_P31_a_warning_of_check(published, tmp_path):
+    """`check --live` and `token` tell it."""
+    for command in (("check", "--live"), ("token",)):
+        document = published.document(token_endpoint_auth_methods_supported=["private_key_jwt"])
+        published.server.script.append(document)
+        text = f"""\
+credentials:
+  orders: {{issuer: "{published.issuer}", client_id: a, client_secret: s}}
+routes:
+  - {{name: all, match: {{path_prefix: /}}, upstream: "{published.issuer}", credential: orders}}
+"""
+        (tmp_path / "proxy.yaml").write_text(text)
+        ended = await program.run(command[0], "-c", "proxy.yaml", *command[1:], cwd=tmp_path)
+        assert ended.code == 0, ended.err
+        assert "warning: the authorization server does not list client_secret_basic" in ended.out + ended.err
 
 
 @pytest.mark.parametrize(
