@@ -123,6 +123,8 @@ def _towards_servers(settings: TlsSettings) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as error:  # ssl.SSLError is one
         raise TlsFileError("ca_file", f"tls.ca_file {settings.ca_file}", _reason(error)) from None
+    # a variable left in the environment (SSLKEYLOGFILE) must not write down what reads the token off the wire
+    context.keylog_filename = None  # type: ignore[assignment]  # which ends it
     context.minimum_version = _VERSIONS[settings.min_version]
     context.set_alpn_protocols(["http/1.1"])
     if settings.cert_file is not None:

@@ -325,7 +325,7 @@ def test_a_group_of_exceptions(configured):
 
 
 @pytest.mark.parametrize("name", ["aiohttp.server", "asyncio", "some.library", None])
-def test_a_library_logs_what_a_client_sent(configured, name):
+def test_t12_a_library_logs_what_a_client_sent(configured, name):
     """Only the logger's name, the level and the exception's type are written."""
     written = configured()
     logging.getLogger(name).error("got %r", CANARY, exc_info=ValueError(CANARY), extra={"fields": {"value": CANARY}})
@@ -353,7 +353,7 @@ def test_a_library_floods(configured):
     assert 1 <= len(written().splitlines()) < 100
 
 
-def test_a_task_whose_failure_nobody_reads(configured, capsys):
+def test_t12_a_task_whose_failure_nobody_reads(configured, capsys):
     """Its exception's text reaches neither the log nor standard error."""
     written = configured()
 

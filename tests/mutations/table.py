@@ -302,6 +302,13 @@ MUTATIONS = (
         (UPSTREAM + "test_t10_somebody_else_at_the_upstreams_address",),
     ),
     Mutation(
+        "keys of TLS in a file",
+        "proxy/tls.py",
+        "    context.keylog_filename = None",
+        "    context.options |= 0",
+        (UPSTREAM + "test_t10_the_keys_of_a_connection_are_written_nowhere",),
+    ),
+    Mutation(
         "old versions of TLS",
         "proxy/tls.py",
         "context.minimum_version = _VERSIONS[settings.min_version]",
@@ -505,7 +512,7 @@ MUTATIONS = (
         "proxy/log.py",
         '"a library logged this; its text is withheld"',
         "record.getMessage()",
-        ("tests/test_log.py::test_a_library_logs_what_a_client_sent",),
+        ("tests/test_log.py::test_t12_a_library_logs_what_a_client_sent",),
     ),
     Mutation(
         "lines for refused requests",

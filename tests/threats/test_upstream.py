@@ -193,6 +193,26 @@ async def test_t10_somebody_else_at_the_authorization_servers_address(tmp_path: 
             assert ([], []) == (evil.requests, upstream.connections)
 
 
+async def test_t10_the_keys_of_a_connection_are_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A variable left in the environment, which makes other programs log them, does not."""
+    authority = Authority(tmp_path)
+    context = server_context(authority.pair("127.0.0.1"))
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    trusting = f"tls: {{ca_file: {authority.file}}}"
+    async with (
+        ScriptedAuthorizationServer(tls=context) as server,
+        ScriptedUpstream(always(ok()), ssl=context) as upstream,
+        in_front_of(
+            f"https://127.0.0.1:{upstream.port}", tmp_path, server=server, route=trusting, credential=trusting
+        ) as gateway,
+    ):
+        assert 200 == (await ask(gateway.port, request(b"GET"))).status
+    lines = (
+        (tmp_path / "keys").read_text(encoding="ascii").splitlines()
+    )  # the library opens it before it is told not to
+    assert [] == [line for line in lines if not line.startswith("#")]
+
+
 @pytest.mark.parametrize(
     "switch",
     ["verify: false", "insecure: true", "insecure_skip_verify: true", "check_hostname: false", "min_version: '1.1'"],
@@ -326,6 +346,20 @@ async def test_t22_claims_of_a_client(tmp_path: Path):
     assert b"10.9.9.9" not in got
     assert b"evil" not in got
     assert 3 == got.lower().count(b"x-forwarded-")
+
+
+@on_both_loops
+async def test_t22_claims_of_a_trusted_proxy(tmp_path: Path):
+    """Only where the socket's peer is listed: its words are kept, and the hop is appended."""
+    for networks, hops in (("127.0.0.0/8", b"10.9.9.9, 127.0.0.1"), ("10.9.9.0/24", b"127.0.0.1")):
+        top = f"access: {{trusted_proxies: ['{networks}']}}"
+        async with ScriptedUpstream(always(ok())) as upstream, in_front_of(upstream.port, tmp_path, top=top) as gateway:
+            assert 200 == (await ask(gateway.port, request(b"GET", b"/", *CLAIMS))).status
+            got = upstream.connections[0].requests[0]
+        assert [hops] == lines_of(got, b"X-Forwarded-For")
+        trusted = b"10.9.9.9" in hops
+        assert ([b"evil"] if trusted else []) == lines_of(got, b"X-Forwarded-User")
+        assert [b"https" if trusted else b"http"] == lines_of(got, b"X-Forwarded-Proto")
 
 
 # ---- T27: bodies that are small on the wire and huge when unpacked
