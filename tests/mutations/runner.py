@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
@@ -83,7 +84,7 @@ def stale(mutation: Mutation, top: Path) -> list[str]:
     except SyntaxError as error:
         faults.append(f"{mutation.name}: line {error.lineno} of the changed {mutation.file} is no Python")
     else:
-        if changed == ast.dump(ast.parse(source)):
+        if changed == _dumped(source):
             faults.append(f"{mutation.name}: changes nothing")
     if not mutation.tests:
         faults.append(f"{mutation.name}: names no test")
@@ -94,6 +95,12 @@ def stale(mutation: Mutation, top: Path) -> list[str]:
     return faults
 
 
+@lru_cache(maxsize=64)
+def _dumped(source: str) -> str:
+    return ast.dump(ast.parse(source))
+
+
+@lru_cache(maxsize=64)
 def _tests(path: Path) -> set[str]:
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
