@@ -10,6 +10,7 @@ SAID = "tests/threats/test_said.py::"
 PROCESS = "tests/threats/test_process.py::"
 TOKENS = "tests/threats/test_tokens.py::"
 REFUSALS = "tests/gateway/test_refusals.py::test_refused"
+TUNNEL = "tests/gateway/test_tunnel.py::"
 
 MUTATIONS = (
     # ---- who may use the gateway
@@ -534,6 +535,56 @@ MUTATIONS = (
         "        return Answer.of_status(421)\n",
         "        return None\n",
         (SAID + "test_t15_the_admin_listener_is_another_one",),
+    ),
+    # ---- tunnels
+    Mutation(
+        "a tunnel never carries HTTP/2 or TLS",
+        "proxy/http1/switching.py",
+        '_NEVER = frozenset({b"h2c", b"h2", b"http", b"tls"})',
+        '_NEVER = frozenset({b"none"})',
+        ("tests/http1/test_switching.py::test_what_is_asked_for", TUNNEL + "test_a_101_that_nobody_asked_for"),
+    ),
+    Mutation(
+        "a tunnel needs a 101 for what was asked",
+        "proxy/http1/switching.py",
+        "return bool(chosen) and set(chosen) <= set(_members([upgrade.lower()]))",
+        "return bool(upgrade)",
+        (TUNNEL + "test_a_101_for_something_else",),
+    ),
+    Mutation(
+        "a tunnel's request has no body",
+        "proxy/http1/switching.py",
+        "if framing.kind is BodyKind.CHUNKED or framing.length > 0:",
+        "if framing.length < 0:",
+        (TUNNEL + "test_who_is_refused",),
+    ),
+    Mutation(
+        "a tunnel asked for too late ends its connection",
+        "proxy/gateway/incoming.py",
+        "self._last = asks or not",
+        "self._last = not",
+        ("tests/gateway/test_incoming.py::test_a_later_one_asks_for_another_protocol",),
+    ),
+    Mutation(
+        "a tunnel holds back who sends too fast",
+        "proxy/gateway/tunnel.py",
+        "self.other.hold()",
+        "self.other.go_on()",
+        (TUNNEL + "test_a_side_that_does_not_read",),
+    ),
+    Mutation(
+        "a tunnel that breaks does not look ended",
+        "proxy/gateway/tunnel.py",
+        "                end.reset()",
+        "                end.close()",
+        (TUNNEL + "test_a_side_breaks_off",),
+    ),
+    Mutation(
+        "a tunnel that stands still ends",
+        "proxy/gateway/tunnel.py",
+        "left_s = self._heard_s + self._idle_s - self._loop.time()",
+        "left_s = self._idle_s",
+        (TUNNEL + "test_a_tunnel_that_stands_still",),
     ),
     # ---- the process
     Mutation(
