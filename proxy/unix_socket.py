@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -30,7 +31,8 @@ def private_unix_socket(path: Path) -> socket.socket:
 
 def _remove_stale(path: Path) -> None:
     try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
+        found = path.lstat()
+        if not stat.S_ISSOCK(found.st_mode):
             return
     except FileNotFoundError:
         return
@@ -39,6 +41,8 @@ def _remove_stale(path: Path) -> None:
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.lstat(), found):  # and not one that somebody has made meanwhile
+                    path.unlink(missing_ok=True)
         except OSError:
             return

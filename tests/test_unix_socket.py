@@ -58,6 +58,16 @@ def test_something_that_is_no_socket(tmp_path):
     assert (tmp_path / "s").read_text() == "precious"
 
 
+def test_a_link_to_a_dead_socket(tmp_path):
+    """It is not followed: neither the link nor what it leads to is touched."""
+    private_unix_socket(tmp_path / "dead").close()
+    (tmp_path / "s").symlink_to(tmp_path / "dead")
+    with pytest.raises(OSError, match="in use"):
+        private_unix_socket(tmp_path / "s")
+    assert (tmp_path / "s").is_symlink()
+    assert (tmp_path / "dead").is_socket()
+
+
 def test_no_folder(tmp_path):
     """It is told."""
     with pytest.raises(FileNotFoundError):

@@ -144,10 +144,10 @@ class GatewayServer:
         """Stops accepting, lets requests under way finish; returns False if some had to be cut off."""
         self._handler.traffic.draining = True
         await self._clock.sleep(_LAST_ACCEPTS_S)  # who connected before the signal is not turned away
+        for path in self._socket_files:
+            path.unlink(missing_ok=True)  # while it is ours: once it is closed, a successor may replace it
         for listener in self._listeners:
             listener.close()
-        for path in self._socket_files:
-            path.unlink(missing_ok=True)
         finished = True
         try:
             async with asyncio.timeout(0 if self._hurried else timeout_s) as self._drain_bound:
