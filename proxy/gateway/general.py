@@ -98,13 +98,15 @@ class GeneralServer(web.Server):
         wire = RequestWire(request, connection.place)
         client = ClientStream(head, wire, self._handler.snapshot.limits, keep_alive=kept)
         secure = request.get_extra_info("sslcontext") is not None
+        closes = True
         try:
             # the peer as it was when the connection was accepted; a reset one has none any more
             await self._handler.serve(client, peer=connection.peer, secure=secure)
             await connection.linger()
-            return _Sent(keep_alive=client.keep_alive and client.started)
+            closes = not (client.keep_alive and client.started)
+            return _Sent(keep_alive=not closes)
         finally:
-            if connection.request_ends():
+            if connection.request_ends(closes=closes):
                 await _CLOCK.sleep(0)  # aiohttp would answer all that is pipelined before anybody else has a turn
 
 
@@ -163,13 +165,17 @@ class ClientConnection(web.RequestHandler):
         if self._incoming.fault_in_body and self._unanswered == 1:
             payload.set_exception(web.RequestPayloadError())
 
-    def request_ends(self) -> bool:
-        """Notes that a request was answered; what came behind it has its turn. Returns whether another one waits."""
+    def request_ends(self, *, closes: bool) -> bool:
+        """Notes that a request was answered; what came behind it has its turn, unless the connection closes.
+
+        Returns whether another one waits.
+        """
         payload, self._payload = self._payload, None
         self._writer = None
         if payload is not None and self._incoming.fault_in_body:
             payload.feed_eof()  # aiohttp would read on for the rest of a body that has none
         self._ended += 1
+        self._told = self._told or closes
         self._look_ahead()
         if self._half_closed:
             self._end_patience()

@@ -78,12 +78,15 @@ def request_framing(version: tuple[int, int], found: Known) -> Framing:
 def response_framing(*, method: bytes, status: int, version: tuple[int, int], found: Known) -> Framing:
     """Returns the framing of the response to a request with this method (RFC 9112 §6.3).
 
-    A response without a body by its method or status has none whatever its fields say; one that declares nothing ends
-    with its connection. Raises GatewayError(HTTP_PROTOCOL_ERROR, UPSTREAM) for what `request_framing` refuses.
+    A response without a body by its method or status has none whatever its fields say, but a length that is none is
+    refused there too, since it is passed on; one that declares nothing ends with its connection. Raises
+    GatewayError(HTTP_PROTOCOL_ERROR, UPSTREAM) for what `request_framing` refuses.
     """
-    if method == b"HEAD" or status < 200 or status in (204, 304):
-        return _NO_BODY
     try:
+        if method == b"HEAD" or status < 200 or status in (204, 304):
+            for length in found.get(b"content-length", ()):
+                _length(length)
+            return _NO_BODY
         return _declared(version, found) or _UNTIL_CLOSE
     except (_FaultyFramingError, _UnknownCodingError) as fault:
         detail = str(fault) or "unknown transfer coding"
@@ -103,10 +106,13 @@ def _declared(version: tuple[int, int], found: Known) -> Framing | None:
         return _CHUNKED if codings == [b"chunked"] else _coded(b",".join(codings))
     if lengths is None:
         return None
-    (length,) = lengths
+    return Framing(BodyKind.LENGTH, _length(*lengths))
+
+
+def _length(length: bytes) -> int:
     if not length.isdigit() or len(length) > _MAX_DIGITS or (octets := int(length)) > _MAX_LENGTH:
         raise _FaultyFramingError("malformed Content-Length")
-    return Framing(BodyKind.LENGTH, octets)
+    return octets
 
 
 def _coded(codings: bytes) -> Framing:

@@ -281,6 +281,7 @@ async def test_a_final_answer_while_the_client_uploads(world: World, framing: by
         row(b"412 Precondition Failed", [b"If-Match: *", b"If-Unmodified-Since: x"], id="R50-if-match"),
         row(b"416 Range Not Satisfiable", [b"Range: lines=1-"], id="R50-unknown-range"),
         row(b"200 OK", [b"Cache-Control: only-if-cached, no-store", b"Pragma: no-cache"], id="R50-cache-control"),
+        row(b"307 Temporary Redirect", [b"X-Never: followed"], id="R50-redirect"),
         row(b"504 Gateway Timeout", [b"Prefer: respond-async"], id="R50-their-504"),
     ],
 )

@@ -265,6 +265,24 @@ async def test_faulty_framing_of_a_response(world: World, lines: bytes):
     await (await world.connection()).gone()
 
 
+@pytest.mark.parametrize("method", [b"HEAD", b"GET"])
+@pytest.mark.parametrize("length", [b"x", b"+3", b"3, 3", b""])
+async def test_R38_a_length_that_frames_nothing_and_is_none(world: World, method: bytes, length: bytes):
+    """It would be passed on, to a client that may believe it: 502."""
+    status = b"200 OK" if method == b"HEAD" else b"304 Not Modified"
+    world.says(b"HTTP/1.1 " + status + b"\r\nContent-Length: " + length + b"\r\n\r\n")
+    assert 502 == (await world.ask(request(method))).status
+
+
+async def test_R45_nothing_is_answered_behind_a_refusal_that_closes(world: World):
+    """Not even the fault that was pipelined behind it."""
+    async with connected(world.port) as client:
+        await client.send(request(b"GET", b"/a/../b") + b"GET / HTTP/1.1\r\nA : b\r\n\r\n")
+        answer = await client.answer()
+        assert (400, b"close") == (answer.status, answer.field(b"Connection"))
+        assert await client.closed()
+
+
 async def test_R38_a_transfer_coding_of_a_1_0_response(world: World):
     """502."""
     world.says(b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + ABC)
@@ -357,3 +375,15 @@ async def test_R8_a_body_that_the_upstream_does_not_want(world: World):
     connection = await world.connection()
     await connection.gone()
     assert [] == connection.requests
+
+
+async def test_R39_a_body_behind_the_answer_to_head(world: World):
+    """It is nobody's: the head is relayed, the connection closes, and the next answer is another one's."""
+    world.says(ok(b"fine"))
+    async with connected(world.port) as client:
+        for _ in range(2):
+            await client.send(request(b"HEAD", b"/kept/head"))
+            answer = await client.answer(head_only=True)
+            assert (200, b"4") == (answer.status, answer.field(b"Content-Length"))
+    assert [1, 1] == [len(connection.requests) for connection in world.connections[-2:]]
+    await world.connections[-2].gone()
