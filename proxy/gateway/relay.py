@@ -230,6 +230,9 @@ class RequestBody:
         self._crowded = crowded
         self._loop = asyncio.get_running_loop()
         self._waited_s = 0.0  # for the client, in all
+        self._since_s = 0.0  # when the read under way began; with it, its bound and the next look at its pace
+        self._bound: asyncio.Timeout | None = None
+        self._look: asyncio.TimerHandle | None = None
         self._chunked = framing.kind is BodyKind.CHUNKED
         self._hold_octets = hold_octets
         self._limit_octets = limit_octets
@@ -278,29 +281,33 @@ class RequestBody:
 
     async def _read(self) -> bytes:
         """Reads on. Raises Refusal(REQUEST_TIMEOUT) if the client is slow while others wait, else as the client does."""
-        since_s = self._loop.time()
-        look: asyncio.TimerHandle | None = None
-
-        def look_at_pace() -> None:
-            nonlocal look
-            if self._too_slow(self._waited_s + self._loop.time() - since_s):
-                bound.reschedule(self._loop.time())
-            else:
-                look = self._loop.call_later(_PACE_LOOK_S, look_at_pace)
-
+        self._since_s = self._loop.time()
         try:
-            async with asyncio.timeout(None) as bound:
-                look = self._loop.call_later(_PACE_LOOK_S, look_at_pace)
+            async with asyncio.timeout(None) as self._bound:
+                self._look = self._loop.call_later(_PACE_LOOK_S, self._look_at_pace)
                 data = await self._client.read()
         except TimeoutError:
             raise _slow() from None
         finally:
-            self._waited_s += self._loop.time() - since_s
-            if look is not None:
-                look.cancel()
+            self._waited_s += self._loop.time() - self._since_s
+            if self._look is not None:
+                self._look.cancel()
+            self._look = self._bound = None
         if data and self._too_slow(self._waited_s):
             raise _slow()
         return data
+
+    def _look_at_pace(self) -> None:
+        """Ends a read that is too slow, or looks again later."""
+        # A method: a function inside `_read` that names itself would be a cycle, and would keep the whole request, held
+        # octets included, until the garbage collector runs.
+        if self._bound is None:
+            return
+        now_s = self._loop.time()
+        if self._too_slow(self._waited_s + now_s - self._since_s):
+            self._bound.reschedule(now_s)
+        else:
+            self._look = self._loop.call_later(_PACE_LOOK_S, self._look_at_pace)
 
     def _too_slow(self, waited_s: float) -> bool:
         return waited_s >= SLOW_START_S and self._octets < MIN_RATE * waited_s and self._crowded()
