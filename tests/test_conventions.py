@@ -45,6 +45,7 @@ PURE = (
     "gateway/decide.py",
     "gateway/incoming.py",
     "gateway/problem.py",
+    "gateway/query_token.py",
     "gateway/rate_limit.py",
     "gateway/rescue.py",
     "gateway/rewrite.py",

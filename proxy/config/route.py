@@ -153,8 +153,8 @@ class RouteSection(Section):
     )
     client_authorization: Annotated[ClientAuthorization | None, _CLIENT_AUTHORIZATION] = key(
         None,
-        description="What becomes of the client's own Authorization: replace (default), refuse with 400, or, with "
-        "`credential: none` only, pass (there the default is to remove it).",
+        description="What becomes of the client's own Authorization, and of an access_token in the query: replace "
+        "(default), refuse with 400, or, with `credential: none` only, pass (there the default is to remove it).",
         examples=["refuse"],
     )
     header_name: HeaderName = key("Authorization", description="The header that carries the token.")

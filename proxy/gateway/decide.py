@@ -15,6 +15,7 @@ from proxy.errors import Problem, Refusal
 from proxy.gateway import rewrite
 from proxy.gateway.access import Visitor
 from proxy.gateway.problem import Reply, problem_reply
+from proxy.gateway.query_token import without_token
 from proxy.gateway.snapshot import RoutePlan, Snapshot
 from proxy.http1 import framing as framing_rules
 from proxy.http1 import switching
@@ -150,7 +151,7 @@ def _admit(head: RequestHead, visitor: Visitor, request_id: bytes, snapshot: Sna
         raise Refusal(Problem.EXPECTATION_FAILED)
     if plan.body_limit and framing.kind is BodyKind.LENGTH and framing.length > plan.body_limit:
         raise Refusal(Problem.BODY_TOO_LARGE)
-    onward = rewrite.outbound_target(route, target.path, target.query)
+    onward = rewrite.outbound_target(route, target.path, _query(target, route))
     if onward.startswith(b"//") and route.path_policy is PathPolicy.STRICT:
         raise Refusal(Problem.AMBIGUOUS_PATH, "without the prefix the path would begin with //")
     lines = rewrite.outbound_lines(
@@ -168,6 +169,17 @@ def _admit(head: RequestHead, visitor: Visitor, request_id: bytes, snapshot: Sna
         upgrade,
         route.client_authorization is ClientAuthorization.PASS and binds_connection(found),
     )
+
+
+def _query(target: RequestTarget, route: Route) -> bytes | None:
+    """Returns the query to send: without a token of the client's own where ours is sent."""
+    query = target.query
+    if query is None or route.credential is None:
+        return query
+    kept = without_token(query)
+    if kept is not query and route.client_authorization is ClientAuthorization.REFUSE:
+        raise Refusal(Problem.AUTHORIZATION_REFUSED, "access_token in the query")
+    return kept if kept or not query else None
 
 
 def _authority(head: RequestHead, target: RequestTarget) -> bytes | None:

@@ -279,13 +279,32 @@ async def test_P22_one_way_of_sending_the_token(server):
     assert [line for line in lines if b"authorization" in line] == [b"authorization: bearer at-1"]
 
 
-async def test_P23_no_token_in_a_query(server):
-    """§2.3: ours goes into the header alone."""
+@pytest.mark.parametrize(
+    ("query", "onward"),
+    [
+        (b"?b=c", b"?b=c"),
+        (b"?access_token=x", b""),
+        (b"?a=%2f+&access_token=x&b", b"?a=%2f+&b"),
+        (b"?b=access_token&xaccess_token=1&access_tokens=2", b"?b=access_token&xaccess_token=1&access_tokens=2"),
+        (b"?access%5Ftoken=x&%61ccess_token&c=%", b"?c=%"),
+        (b"?", b"?"),
+        (b"?&&a=%zz", b"?&&a=%zz"),
+    ],
+    ids=lambda query: f"P23-{query.decode()}",
+)
+async def test_a_token_in_a_query(server, query, onward):
+    """§2.3: ours goes into the header alone, and the client's own does not go beside it; the rest stays as it is."""
+    statuses = []
     async with ScriptedUpstream(always(ok())) as upstream:
-        text = simple_configuration(server.url, f"http://127.0.0.1:{upstream.port}")
-        async with running_gateway(text, Path.cwd(), environ={"CLIENT_SECRET": "s"}) as gateway:
-            await ask(gateway.port, b"GET /a?b=c HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert upstream.connections[0].received.startswith(b"GET /a?b=c HTTP/1.1\r\n")
+        for rule in ("replace", "refuse"):
+            text = simple_configuration(
+                server.url, f"http://127.0.0.1:{upstream.port}", route=f"client_authorization: {rule}"
+            )
+            async with running_gateway(text, Path.cwd(), environ={"CLIENT_SECRET": "s"}) as gateway:
+                answer = await ask(gateway.port, b"GET /a%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % query)
+            statuses.append(answer.status)
+        assert upstream.connections[0].received.startswith(b"GET /a%b HTTP/1.1\r\n" % onward)
+    assert statuses == [200, 200 if query == onward else 400]
 
 
 @pytest.mark.parametrize(
