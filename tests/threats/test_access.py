@@ -49,9 +49,9 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(folder: Path, *, access: str = "") -> AsyncIterator[Rig]:
+async def rig(folder: Path, *, access: str = "", answer: bytes = ok(b"fine")) -> AsyncIterator[Rig]:
     """Runs a gateway with these access rules; its credential is fetched at first use."""
-    async with ScriptedAuthorizationServer() as server, ScriptedUpstream(always(ok(b"fine"))) as upstream:
+    async with ScriptedAuthorizationServer() as server, ScriptedUpstream(always(answer)) as upstream:
         text = f"""\
 version: 1
 listen: 127.0.0.1:0
@@ -285,17 +285,23 @@ async def test_t5_a_preflight(tmp_path: Path):
 # ---- T6: a WebSocket opened by a foreign page, which no preflight precedes
 
 
+UPGRADE = (
+    b"Connection: Upgrade",
+    b"Upgrade: websocket",
+    b"Sec-WebSocket-Version: 13",
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+)
+
+
 @on_both_loops
 async def test_t6_an_upgrade_asked_for_by_a_foreign_page(tmp_path: Path):
-    """The same rule as for every other request, before any upgrade."""
-    upgrade = (
-        b"Connection: Upgrade",
-        b"Upgrade: websocket",
-        b"Sec-WebSocket-Version: 13",
-        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
-    )
-    async with rig(tmp_path) as here:
+    """The same rule as for every other request, before any upgrade; an origin that is listed gets its tunnel."""
+    switching = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    access = "access: {allowed_origins: ['https://app.example']}"
+    async with rig(tmp_path, access=access, answer=switching) as here:
         for fields in ((b"Origin: https://evil.example",), (b"Origin: null",), (b"Sec-Fetch-Site: cross-site",)):
-            await here.refused(request(*upgrade, *fields), 403, "browser-refused")
-        await here.refused(request(*upgrade, host=b"evil.example"), 421, "host-not-allowed")
-        await here.refused(request(*upgrade, target=b"/nowhere"), 404, "no-route")
+            await here.refused(request(*UPGRADE, *fields), 403, "browser-refused")
+        await here.refused(request(*UPGRADE, host=b"evil.example"), 421, "host-not-allowed")
+        await here.refused(request(*UPGRADE, target=b"/nowhere"), 404, "no-route")
+        listed = request(*UPGRADE, b"Origin: https://app.example", b"Sec-Fetch-Site: cross-site")
+        assert 101 == (await ask(here.gateway.port, listed)).status

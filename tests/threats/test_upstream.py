@@ -274,6 +274,16 @@ async def test_t16_a_head_that_shows_the_token(tmp_path: Path):
             assert 502 == shown.status, answer
             assert TOKEN not in shown.head + shown.body
             assert encoded not in shown.head + shown.body
+    switching = (
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\nX-Echo: " + TOKEN + b"\r\n\r\n"
+    )
+    async with (
+        granting() as server,
+        ScriptedUpstream(always(switching)) as upstream,
+        in_front_of(upstream.port, tmp_path, server=server) as gateway,
+    ):
+        asking = request(b"GET", b"/", b"Connection: Upgrade", b"Upgrade: x")
+        assert 502 == (await ask(gateway.port, asking)).status
     trailer = (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Echo\r\n\r\n0\r\nX-Echo: " + TOKEN + b"\r\n\r\n"
     )
