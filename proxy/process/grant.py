@@ -9,19 +9,30 @@ import json
 from proxy.clock import Clock
 from proxy.oauth.client import TokenEndpointClient
 from proxy.oauth.registration import Registration
-from proxy.oauth.response import TokenGrant
+from proxy.oauth.response import TokenGrant, TokenRequestError
+from proxy.secret import OverlappingSecrets
+from proxy.tokens.lifetime import MIN_GRANT_INTERVAL_S
 from proxy.tokens.notices import far_apart, missing_scopes
 from proxy.tokens.source import CredentialSettings
 from proxy.tokens.static_source import StaticCredential, read_token
+
+_NEXT = 1  # index of the second of two client secrets
 
 
 async def granted(credential: CredentialSettings | StaticCredential, clock: Clock) -> TokenGrant:
     """Returns a token for a credential, got as the gateway would. Raises TokenRequestError."""
     if isinstance(credential, StaticCredential):
         return TokenGrant(access_token=read_token(credential), expires_in=None)
-    client = TokenEndpointClient(clock)
+    asked, client = credential.registration, TokenEndpointClient(clock)
     try:
-        return await client.request(credential.registration)
+        return await client.request(asked)
+    except TokenRequestError as error:
+        secrets = asked.client_secret
+        if not error.of_the_client or not isinstance(secrets, OverlappingSecrets):
+            raise
+        secrets.choose(_NEXT)
+        await clock.sleep(MIN_GRANT_INTERVAL_S)
+        return await client.request(asked)
     finally:
         await client.close()
 
@@ -34,6 +45,8 @@ def registration(credential: CredentialSettings | StaticCredential) -> Registrat
 def warnings(grant: TokenGrant, asked: Registration | None) -> list[str]:
     """Returns what is odd about a grant although it is used, a line each."""
     lines = []
+    if asked is not None and isinstance(asked.client_secret, OverlappingSecrets) and asked.client_secret.index == _NEXT:
+        lines.append("warning: the first client secret is refused; the token came by the second")
     if missing := missing_scopes(None if asked is None else asked.scope, grant.scope):
         lines.append(f"warning: asked for and not granted: {' '.join(missing)}")
     if grant.expires_in_warning is not None:

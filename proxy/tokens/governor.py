@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from proxy.clock import Clock
 from proxy.oauth.registration import Registration
-from proxy.oauth.response import Outcome, TokenRequestError
+from proxy.oauth.response import Outcome, Stage, TokenRequestError
 from proxy.tokens.lifetime import LONG_AGO_S, MAX_RETRY_AFTER_S
 from proxy.units import SECONDS
 
@@ -89,6 +89,8 @@ class Governor:
         )
 
     def _note(self, who: Hashable, answer: object, pause_s: float) -> None:
+        if isinstance(answer, TokenRequestError) and answer.stage is Stage.CONFIGURATION:
+            return  # nothing was sent
         now_s, was_down = self._clock.now(), self.outage
         if not isinstance(answer, TokenRequestError) or answer.outcome.configuration_fault:
             self._failures = 0  # it answered: whatever it says concerns this one credential

@@ -58,6 +58,7 @@ def request_failed(
         {
             "credential": ",".join(credentials),
             "outcome": error.outcome.value,
+            "stage": error.stage.value,
             "error": error.error_code,
             "reason": error.detail,
             "description": error.description,

@@ -106,6 +106,18 @@ def test_a_dollar_that_is_one(value):
     assert warnings(text, SECRET="a $LITERAL") == []
 
 
+def test_two_client_secrets():
+    """Each is looked at as a single one is."""
+    text = MINIMAL.replace("${SECRET}", "['${SECRET}', c4n4ry]")
+    assert warnings(text) == [f"5:34: credentials.orders.client_secret[1]: {IN_FILE}"]
+    Path("secret").write_text("x")
+    Path("secret").chmod(0o604)
+    text = MINIMAL.replace("client_secret: ${SECRET}", "client_secret_file: [secret, /dev/null]")
+    assert warnings(text)[:1] == [
+        "5:26: credentials.orders.client_secret_file[0]: every user of this machine can read the file (chmod o-r)"
+    ]
+
+
 @pytest.mark.parametrize("value", ["x ", " x", "x\n", "\u00a0x"])
 def test_white_space_that_came_along(value):
     """From a variable, as a copied secret often has it."""

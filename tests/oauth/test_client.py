@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import logging
 import socket
 from collections.abc import AsyncIterator
@@ -32,6 +33,8 @@ from tests.support.scripted_authorization_server import (
     json_reply,
     token_reply,
 )
+
+BOMB = gzip.compress(b" " * (20 * MAX_REPLY_OCTETS))  # a few kilobytes
 
 
 @pytest.fixture
@@ -135,13 +138,14 @@ async def test_proxy_variables_of_the_environment(server, client, monkeypatch):
         (Reply(body=b"x" * (5 * MAX_REPLY_OCTETS)), "longer than"),
         (Reply(raw=b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b" " * (2 * MAX_REPLY_OCTETS)), "longer than"),
         (Reply(body=b"\x1f\x8b\x08\x00", fields=(("Content-Encoding", "gzip"),)), "compressed"),
+        (Reply(body=BOMB, fields=(("Content-Encoding", "gzip"),)), "compressed"),
         (Reply(raw=b"SSH-2.0-OpenSSH\r\n\r\n"), "not HTTP"),
         (Reply(raw=b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"), "not HTTP"),
     ],
-    ids=["5 MiB", "2 MiB without length", "gzip", "not HTTP", "long field"],
+    ids=["5 MiB", "2 MiB without length", "gzip", "gzip bomb", "not HTTP", "long field"],
 )
 async def test_replies_that_are_too_much(server, client, reply, reason):
-    """They are malformed, and no more of them is read than the bound."""
+    """They are malformed, no more of them is read than the bound, and nothing is inflated."""
     server.script.append(reply)
     error = await failure(client, registration(server.url))
     assert error.outcome is Outcome.MALFORMED

@@ -17,7 +17,7 @@ from proxy.clock import SystemClock
 from proxy.oauth.registration import ClientAuthMethod, HttpProxy, Registration
 from proxy.oauth.response import TokenRequestError
 from proxy.process import diagnosis, grant
-from proxy.secret import Secret
+from proxy.secret import FixedSecret, OverlappingSecrets, Secret
 from proxy.tls import TlsSettings
 from proxy.tokens.access_token import CredentialName
 from proxy.tokens.source import CredentialSettings
@@ -379,6 +379,24 @@ async def test_a_token_with_oddities():
     assert life == "warning: expires_in is a text that is no number; default_lifetime counts"
     assert re.fullmatch(r"warning: the authorization server's clock is \d+ s behind ours", clock)
     assert grant.summary(got, given)[-3:] == [scope, life, clock]
+
+
+@pytest.mark.parametrize("refusals", [1, 2])
+async def test_two_secrets(refusals):
+    """The second is tried where the first is refused, as the gateway does; it is said which one works."""
+    secrets = OverlappingSecrets((FixedSecret(Secret("current-secret")), FixedSecret(Secret("next-secret"))))
+    async with ScriptedAuthorizationServer() as server:
+        server.script.extend([error_reply("invalid_client", 401)] * refusals)
+        asked = registration(server.url, client_secret=secrets, method=ClientAuthMethod.CLIENT_SECRET_POST)
+        credential = CredentialSettings(name=CredentialName("orders"), registration=asked)
+        if refusals == 2:
+            with pytest.raises(TokenRequestError) as caught:
+                await grant.granted(credential, SystemClock())
+            assert stage(await diagnosis.told(asked, caught.value)) == "OAuth"
+        else:
+            lines = grant.warnings(await grant.granted(credential, SystemClock()), asked)
+            assert lines == ["warning: the first client secret is refused; the token came by the second"]
+    assert [dict(request.form)["client_secret"] for request in server.requests] == ["current-secret", "next-secret"]
 
 
 async def test_the_commands(tmp_path, authority):

@@ -129,6 +129,25 @@ async def test_a_client_id_with_reserved_characters(
 
 
 @pytest.mark.parametrize("method", METHODS)
+async def test_a_secret_that_is_being_rotated(
+    server: AuthorizationServer, api: IntrospectingApi, tmp_path: Path, method: str
+):
+    """The first is refused, the second brings the token to the request that waits; the metric says which one works."""
+    client = registered("plain", method)
+    text = configuration(server, api, client).replace("${CLIENT_SECRET}", "['${OLD_SECRET}', '${CLIENT_SECRET}']")
+    environ = {**variables(client), "OLD_SECRET": WRONG}
+    async with running_gateway(text, tmp_path, environ=environ) as gateway:
+        answer = await get(gateway)
+        in_use = [
+            await gateway.sample("bearer_proxy_client_secret_in_use", credential="real", index=index) for index in "01"
+        ]
+        refused = await gateway.sample("bearer_proxy_token_requests_total", credential="real", outcome="invalid_client")
+
+    assert answer.status == 200
+    assert (in_use, refused) == ([0, 1], 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
 async def test_a_wrong_secret(server: AuthorizationServer, api: IntrospectingApi, tmp_path: Path, method: str):
     """Requests get 503 and go nowhere, the server is asked once, and `bearer-proxy token` says why; nobody says what."""
     client = registered("plain", method)

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from proxy.oauth.response import Outcome
+from proxy.secret import SecretFile
 from proxy.tls import TlsSettings
 from proxy.tokens.access_token import CredentialName, TokenState
 from proxy.tokens.governor import MAX_CALLS, endpoint
@@ -177,6 +178,18 @@ async def test_a_refusal_in_between(server):
         ]  # fmt: skip
         assert await outcome(running, 3) is Outcome.SERVER_ERROR
         assert len(server.requests) == 4
+
+
+async def test_a_secret_file_that_is_missing_in_an_outage(server, tmp_path):
+    """Nothing was sent, and so nothing is known of the endpoint: the outage goes on."""
+    server.default = Reply(status=500)
+    lost = settings(server, "lost", asks={"client_secret": SecretFile(tmp_path / "none")})
+    async with kept(server, *several(server, 4), lost) as running:
+        assert [await outcome(running, number) for number in (0, 1)] == [Outcome.SERVER_ERROR] * 2
+        with pytest.raises(TokenUnavailable):
+            await running.keepers.sources[CredentialName("lost")].obtain(WAIT_S)
+        assert [await outcome(running, number) for number in (2, 3)] == [Outcome.SERVER_ERROR] * 2
+        assert len(server.requests) == 3
 
 
 async def test_an_outage_that_ends(server, caplog):
