@@ -17,6 +17,7 @@ import math
 import re
 import warnings
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from proxy.errors import ConfigurationError
@@ -42,6 +43,8 @@ _FITTING = {
 SIGNING_ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA", "Ed25519")
 HMAC_ALGORITHMS = tuple(_HMAC_OCTETS)
 _MIN_RSA_BITS = 2048  # RFC 7518 §3.3
+_TOO_SHORT = f"private_key_file: an RSA key needs {_MIN_RSA_BITS} bits at least (RFC 7518, 3.3)"
+_KEPT_KEYS = 16  # of as many credentials, rotations included
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,12 @@ class SigningKey:
     material: Key = field(repr=False)
 
 
+@lru_cache(maxsize=_KEPT_KEYS)
 def signing_key(proof: Secret, method: ClientAuthMethod, settings: AssertionSettings) -> SigningKey:
     """Returns the key that a private key's PEM or JWK, or a client secret, makes.
 
+    The first call for an RSA key takes up to half a second, since its parts are verified to belong together; the lock of
+    the interpreter is free meanwhile, so a thread can do it. Later calls take microseconds.
     Raises ConfigurationError if it is none, or not one for the algorithm that is asked for.
     """
     if method is ClientAuthMethod.CLIENT_SECRET_JWT:
@@ -132,18 +138,20 @@ def _private_key(proof: Secret, settings: AssertionSettings) -> SigningKey:
     from joserfc.errors import JoseError  # noqa: PLC0415
 
     text = proof.reveal()
-    key: Key | None
+    key: Key | None = None
     members: Any = {}
+    short = False
     try:
-        with warnings.catch_warnings():  # joserfc's own, of short keys: they are refused below
-            warnings.simplefilter("ignore")
-            if text.startswith("{"):
-                members = json.loads(text)
-                key = jwk.import_key(members)
-            else:
-                key = jwk.import_key(text, _type_of_pem(text))
+        if text.startswith("{"):
+            members = json.loads(text)
+            short = members.get("kty") == "RSA" and len(members["n"]) * 6 < _MIN_RSA_BITS  # joserfc would warn of it
+            key = None if short else jwk.import_key(members)
+        else:
+            key = _from_pem(text)
     except (ValueError, TypeError, KeyError, JoseError):  # its text may hold the key's
         key = None
+    if short:
+        raise ConfigurationError(_TOO_SHORT)
     if key is None or not isinstance(key, jwk.RSAKey | jwk.ECKey | jwk.OKPKey) or not key.is_private:
         raise ConfigurationError("private_key_file: the file holds no private key: PEM without a password, or a JWK")
     curve = None if isinstance(key, jwk.RSAKey) else key.curve_name
@@ -154,7 +162,7 @@ def _private_key(proof: Secret, settings: AssertionSettings) -> SigningKey:
             f"(for RS256, PS256, ES256, EdDSA), and this is {curve or key.key_type}"
         )
     if isinstance(key, jwk.RSAKey) and key.raw_value.key_size < _MIN_RSA_BITS:
-        raise ConfigurationError(f"private_key_file: an RSA key needs {_MIN_RSA_BITS} bits at least (RFC 7518, 3.3)")
+        raise ConfigurationError(_TOO_SHORT)
     own = members.get("alg")
     algorithm = settings.algorithm or (own if own in fitting else fitting[0])
     if algorithm not in fitting:
@@ -163,21 +171,23 @@ def _private_key(proof: Secret, settings: AssertionSettings) -> SigningKey:
     return SigningKey(algorithm, key_id if isinstance(key_id, str) else None, key)
 
 
-def _type_of_pem(text: str) -> Any:
+def _from_pem(text: str) -> Key:
+    """Returns the key of a PEM text; ValueError or TypeError for what is none, or has a password."""
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415  # see above
     from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+    from joserfc import jwk  # noqa: PLC0415
 
     try:
         key = load_pem_private_key(text.encode(), password=None)
     except UnsupportedAlgorithm:
         raise ValueError from None
     if isinstance(key, rsa.RSAPrivateKey):
-        return "RSA"
+        return jwk.RSAKey(key, key)
     if isinstance(key, ec.EllipticCurvePrivateKey):
-        return "EC"
+        return jwk.ECKey(key, key)
     if isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey):
-        return "OKP"
+        return jwk.OKPKey(key, key)
     raise ValueError
 
 

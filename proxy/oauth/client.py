@@ -9,12 +9,14 @@ Source: RFC 6749 §3.2, §4.4.2.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from dataclasses import dataclass, replace
 
 from proxy.clock import Clock
 from proxy.errors import ConfigurationError
 from proxy.oauth.advice import advice
+from proxy.oauth.assertion import signing_key
 from proxy.oauth.client_auth import Attempt, AuthenticatedRequest, authenticate
 from proxy.oauth.discovery import Discovery
 from proxy.oauth.failure import explained
@@ -94,6 +96,8 @@ class TokenEndpointClient:
             now_wall=self._clock.wall(),
             jti=secrets.token_urlsafe(_JTI_OCTETS),
         )
+        if registration.private_key is not None:
+            await asyncio.to_thread(_prepared, registration, proof)
         request = _authenticated(registration, proof, attempt)
         sent = Sent(
             method="POST",
@@ -117,6 +121,12 @@ def _proof(registration: Registration) -> Secret:
     except ConfigurationError as error:
         reason = str(error)
     raise _nothing_sent(reason)
+
+
+def _prepared(registration: Registration, proof: Secret) -> None:
+    """Reads a private key that is new, so that it is at hand when an assertion is signed; for a thread."""
+    with contextlib.suppress(ConfigurationError):  # raised again where it is told
+        signing_key(proof, registration.method, registration.assertion)
 
 
 def _authenticated(registration: Registration, proof: Secret, attempt: Attempt) -> AuthenticatedRequest:
