@@ -89,7 +89,8 @@ async def _steps(registration: Registration) -> _Found:
         return _Found([f"{peer.host}: the name servers do not answer"], Stage.DNS, "check this machine's name servers")
     except OSError as error:
         return _Found([f"{peer.host}: {_words(error)}"], Stage.DNS)
-    lines.append(f"{peer.host}: {', '.join(addresses)}")
+    if addresses != [peer.host]:
+        lines.append(f"{peer.host}: {', '.join(addresses)}")
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(step_s):

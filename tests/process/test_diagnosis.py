@@ -81,10 +81,19 @@ async def test_a_closed_port():
     assert lines == [
         "no connection to the token endpoint: connection refused",
         "stage: TCP",
-        "127.0.0.1: 127.0.0.1",
         f"127.0.0.1:{port}: connection refused",
         "hint: nothing listens there: check host and port, and that the server runs",
     ]
+
+
+async def test_a_name_with_addresses():
+    """They are told: it may be another machine than the one that is meant."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        lines = await told(registration(f"http://localhost:{reserved.getsockname()[1]}/token"))
+    assert stage(lines) == "TCP"
+    assert lines[2].startswith("localhost: ")
+    assert "127.0.0.1" in lines[2]
 
 
 @contextmanager
