@@ -23,6 +23,7 @@ from cryptography import x509
 from proxy.oauth.registration import Registration
 from proxy.oauth.response import Outcome, Stage, TokenRequestError
 from proxy.tls import TlsSettings
+from proxy.transports import abort
 from proxy.units import SECONDS
 
 _STEP_S = 3 * SECONDS  # the longest that one step may take; less if the credential's timeout is
@@ -153,7 +154,7 @@ async def _addresses(peer: _Peer) -> list[str]:
 
 async def _closed(writer: asyncio.StreamWriter | None) -> None:
     if writer is not None:
-        writer.transport.abort()
+        abort(writer.transport)
         with contextlib.suppress(OSError):
             await writer.wait_closed()
 

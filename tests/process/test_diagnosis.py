@@ -23,6 +23,7 @@ from proxy.tokens.access_token import CredentialName
 from proxy.tokens.source import CredentialSettings
 from tests.oauth.registrations import SECRET, registration
 from tests.support import program
+from tests.support.both_loops import on_both_loops
 from tests.support.scripted_authorization_server import (
     Reply,
     ScriptedAuthorizationServer,
@@ -72,6 +73,7 @@ async def test_a_name_that_no_name_server_knows():
     assert "name servers" in hint(lines)
 
 
+@on_both_loops
 async def test_a_closed_port():
     """TCP: refused."""
     with socket.socket() as reserved:
@@ -113,6 +115,7 @@ def black_hole() -> Iterator[int]:
                 one.close()
 
 
+@on_both_loops
 async def test_a_port_that_says_nothing():
     """TCP: no answer, as from a firewall."""
     with black_hole() as port:
@@ -123,6 +126,7 @@ async def test_a_port_that_says_nothing():
     assert "firewall" in hint(lines)
 
 
+@on_both_loops
 async def test_a_server_that_accepts_and_says_nothing():
     """HTTP: the way is free, the answer does not come."""
     lines = await answered(token_reply(gate=asyncio.Event()), timeout_s=0.4)
@@ -149,6 +153,7 @@ async def secured(
         assert server.requests == []
 
 
+@on_both_loops
 async def test_an_expired_certificate(authority):
     """When it ended, and who issued it."""
     async with secured(authority, "127.0.0.1", expired=True) as server:
@@ -162,6 +167,7 @@ async def test_an_expired_certificate(authority):
     assert "new certificate" in hint(lines)
 
 
+@on_both_loops
 async def test_a_certificate_of_another_host(authority):
     """Which names it has, and how to tell that one is right."""
     async with secured(authority, "as.internal", "as2.internal") as server:
@@ -179,6 +185,7 @@ async def test_a_name_that_was_told_wrong(authority):
     assert stage(lines) == "TLS"
 
 
+@on_both_loops
 async def test_an_unknown_authority(authority):
     """Who issued it, and where its certificate is named."""
     async with secured(authority, "127.0.0.1") as server:
@@ -200,6 +207,7 @@ async def test_a_self_signed_certificate(tmp_path):
     assert "tls.ca_file" in hint(lines)
 
 
+@on_both_loops
 async def test_plain_http_at_an_https_address():
     """The port does not speak TLS."""
 
@@ -216,6 +224,7 @@ async def test_plain_http_at_an_https_address():
     assert "scheme and port" in hint(lines)
 
 
+@on_both_loops
 async def test_a_server_that_wants_a_certificate(authority):
     """Its alert is told, and where the certificate is named."""
     context = server_context(authority.pair("127.0.0.1"), clients_of=authority)
@@ -226,6 +235,7 @@ async def test_a_server_that_wants_a_certificate(authority):
     assert "tls.cert_file" in hint(lines)
 
 
+@on_both_loops
 async def test_a_server_with_old_tls_only(authority):
     """The version is what it is about, whether it says so in an alert or only hangs up."""
     context = server_context(authority.pair("127.0.0.1"), version=ssl.TLSVersion.TLSv1_2)
@@ -275,6 +285,7 @@ async def test_a_proxy_that_demands_authentication(scheme):
     assert "proxy_url" in hint(lines)
 
 
+@on_both_loops
 async def test_a_proxy_that_refuses():
     """403 to CONNECT; the proxy's own credentials are not shown."""
     async with ScriptedAuthorizationServer(default=Reply(raw=b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")) as proxy:
@@ -285,6 +296,7 @@ async def test_a_proxy_that_refuses():
     assert "cHJveHktc2VjcmV0" not in "\n".join(lines)
 
 
+@on_both_loops
 async def test_a_proxy_that_is_down():
     """The proxy, and not the server behind it, cannot be reached."""
     with socket.socket() as reserved:
