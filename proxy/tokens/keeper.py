@@ -225,6 +225,8 @@ class Keeper:
             result = await self._asked(forced=forced)
             tries = 1
             while isinstance(result, TokenRequestError) and result.of_the_client and self.pace.proof.refused():
+                if self.pace.mendable:
+                    break  # refused a moment ago already, for whatever reason: two tries a minute
                 journal.secret_refused(self.names, result)
                 result = await self._asked(forced=forced)
                 tries += 1

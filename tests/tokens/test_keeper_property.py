@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count, pairwise
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from proxy.oauth.registration import Registration
@@ -257,6 +257,16 @@ def test_the_end_of_any_outage(answers, how_many, chance, lasts_s, suspended_s):
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@example(
+    answers=[
+        Answer(0.0, Outcome.INVALID_CLIENT),
+        Answer(0.0, Outcome.INVALID_SCOPE),
+        Answer(0.0, Outcome.INVALID_CLIENT),
+    ],
+    how_many=2,
+    chance=0.0,
+    asks_every_s=5.0,
+)
 @given(answers=failures(REFUSALS), how_many=st.integers(1, 4), chance=CHANCE, asks_every_s=st.sampled_from([0.5, 5.0]))
 def test_any_refusals(answers, how_many, chance, asks_every_s):
     """Two tries of a credential in any minute, also where it has two secrets to try."""

@@ -125,6 +125,31 @@ async def test_a_refusal_that_is_not_about_the_secret(server, error):
         assert shown(server.requests) == ["current"]
 
 
+async def test_a_refusal_of_another_kind_before(server):
+    """There are two tries a minute still: the other secret waits for its turn."""
+    server.script.extend([error_reply("invalid_scope"), error_reply("invalid_client", 401)])
+    async with kept(server, rotating(server, overlap("current", "next"))) as running:
+        await failed(running)
+        await running.clock.advance(59)
+        await until(running.nothing_under_way)
+        assert shown(server.requests) == ["current", "current"]
+        await running.clock.advance(1)
+        await until(lambda: running.text() == "at-1")
+        assert shown(server.requests) == ["current", "current", "next"]
+
+
+async def test_an_outage_before_the_refusal(server):
+    """It says nothing of the secret: the other one is tried at once."""
+    server.script.extend([Reply(status=500), error_reply("invalid_client", 401)])
+    async with kept(server, rotating(server, overlap("current", "next"))) as running:
+        await failed(running)
+        await running.clock.advance(1)
+        await until(lambda: len(server.requests) == 2)
+        await running.clock.advance(1)
+        await until(lambda: running.text() == "at-1")
+        assert shown(server.requests) == ["current", "current", "next"]
+
+
 async def test_the_next_file_is_written_later(server, tmp_path):
     """What is new is tried at once, and the secrets that were refused are not."""
     current, following = tmp_path / "current", tmp_path / "next"
