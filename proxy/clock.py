@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from email.utils import formatdate
 from typing import Protocol
 
 
@@ -48,3 +50,26 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Waits on the event loop."""
         await asyncio.sleep(seconds)  # noqa: TID251
+
+
+class HttpDate:
+    """The value of a Date field for now, made once a second. Source: RFC 9110 §5.6.7 (IMF-fixdate)."""
+
+    __slots__ = ("_second", "_value", "_wall")
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        """`wall` gives seconds since the Unix epoch."""
+        self._wall = wall
+        self._second = -1
+        self._value = b""
+
+    def __call__(self) -> bytes:
+        """Returns the value."""
+        second = int(self._wall())
+        if second != self._second:
+            self._second = second
+            self._value = formatdate(second, usegmt=True).encode("ascii")
+        return self._value
+
+
+http_date = HttpDate(SystemClock().wall)

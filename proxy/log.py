@@ -198,9 +198,8 @@ def redact_query(target: bytes) -> str:
     path, mark, query = target[: 8 * KIB].partition(b"?")
     scheme, separator, rest = path.partition(b"://")
     if separator and not scheme.startswith(b"/"):
-        authority, slash, tail = rest.partition(b"/")
-        user, at, host = authority.rpartition(b"@")
-        path = scheme + separator + (_MASK.encode() + at + host if user or at else authority) + slash + tail
+        _, at, tail = rest.rpartition(b"@")  # the last one: a secret may hold a slash, which ends the authority
+        path = scheme + separator + (_MASK.encode() + at if at else b"") + tail
     text = path.decode("latin-1")
     if mark:
         parameters = query.decode("latin-1").split("&", _MAX_PARAMETERS)

@@ -39,6 +39,9 @@ class Peer:
             address = address.ipv4_mapped
         return cls(address)
 
+    def __str__(self) -> str:
+        return "unix" if self.address is None else str(self.address)
+
     def inside(self, networks: tuple[Network, ...]) -> bool:
         """Tells whether the peer's address lies in one of the networks; a unix-socket peer lies in none."""
         return self.address is not None and any(self.address in network for network in networks)
@@ -109,6 +112,7 @@ class Visitor:
     refused: Problem | None  # it may not use the gateway at all
     trusted: bool  # it is a trusted proxy
     address: bytes | None  # IP address text, None for a unix socket
+    name: str  # for the log
 
     @classmethod
     def of(cls, peer: Peer, access: Access, *, secure: bool) -> Visitor:
@@ -119,4 +123,5 @@ class Visitor:
             refused=access.client_refused(peer),
             trusted=peer.inside(access.rules.trusted_proxies),
             address=None if peer.address is None else str(peer.address).encode("ascii"),
+            name=str(peer),
         )

@@ -66,9 +66,10 @@ class NeedToken(NamedTuple):
     admitted: Admitted
 
 
-def decide(
-    head: RequestHead, visitor: Visitor, request_id: bytes, snapshot: Snapshot, now: float
-) -> Forward | NeedToken | Reply:
+Decision = Forward | NeedToken | Reply
+
+
+def decide(head: RequestHead, visitor: Visitor, request_id: bytes, snapshot: Snapshot, now: float) -> Decision:
     """Returns what to do with a request. No I/O, no await; `now` is Clock.now() in seconds.
 
     `visitor` is what this very snapshot says of the connection's other end. The head's size was bounded where its

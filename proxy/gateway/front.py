@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import formatdate
 
+from proxy.clock import http_date
 from proxy.errors import GatewayError, Problem, Refusal
 from proxy.gateway.access import Peer
 from proxy.gateway.admission import Admission, Place
+from proxy.gateway.direct import plain
 from proxy.gateway.incoming import Incoming
 from proxy.gateway.lingering import IDLE_S, Lingering
 from proxy.gateway.problem import Reply
@@ -35,6 +36,8 @@ class Takers:
     """Serves requests of any kind: gets the first octets and the follower of the input."""
     upgrade: Callable[[asyncio.Transport, bytes, RequestHead, Place], None]
     """Serves a request for another protocol: gets its head, and the octets behind it."""
+    direct: Callable[[asyncio.Transport, bytes, Place], None] | None
+    """Serves plain requests: gets all octets so far, of which the first head is plain. None: those are as any other."""
 
 
 class FrontProtocol(asyncio.Protocol):
@@ -55,6 +58,7 @@ class FrontProtocol(asyncio.Protocol):
     ) -> None:
         self._unix = unix
         self._takers = takers
+        self._octets = bytearray()  # as they came, while the first request may take the direct path
         self._admission = admission
         self._waiting = waiting
         self._turned_away = turned_away
@@ -98,12 +102,16 @@ class FrontProtocol(asyncio.Protocol):
         if transport is None or place is None or transport.is_closing():
             return
         incoming = self._incoming
+        if self._takers.direct is not None:
+            self._octets += data
         passed = incoming.feed(data)
         if incoming.heads:
             self._end_waiting()
             self._transport = None
             if incoming.upgrade is not None:
                 self._takers.upgrade(transport, passed, incoming.upgrade, place)
+            elif self._takers.direct is not None and incoming.first is not None and plain(incoming.first):
+                self._takers.direct(transport, bytes(self._octets), place)
             else:
                 self._takers.general(transport, passed, incoming, place)
         elif incoming.fault is not None:
@@ -127,6 +135,14 @@ class FrontProtocol(asyncio.Protocol):
         """Closes a connection on which nothing has come."""
         if not self.head_under_way and self._lingering is None:
             self._close()
+
+    def end(self, error: GatewayError | None) -> None:
+        """Ends a connection that was served: with an answer, or behind the last one."""
+        if error is not None:
+            self._refuse(error)
+            return
+        self._end_waiting()
+        self._linger()
 
     def cut(self) -> None:
         """Ends a connection whose head is still under way: 503 `draining`."""
@@ -167,8 +183,12 @@ class FrontProtocol(asyncio.Protocol):
         assert transport is not None
         self._end_waiting()
         transport.write(whole_reply(self._refusals.reply(refusal, self._peer)))
-        if transport.can_write_eof():
-            transport.write_eof()
+        self._linger()
+
+    def _linger(self) -> None:
+        assert self._transport is not None
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
         self._lingering = Lingering(self._loop, self._close)
 
 
@@ -188,7 +208,7 @@ def whole_reply(reply: Reply) -> bytes:
     fields = (
         *reply.fields,
         (b"Content-Length", b"%d" % len(reply.body)),
-        (b"Date", formatdate(usegmt=True).encode("ascii")),
+        (b"Date", http_date()),
         (b"Connection", b"close"),
     )
     return response_head(reply.status, reply.reason, fields) + reply.body

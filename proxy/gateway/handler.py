@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any
 
 from proxy.clock import Clock
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
 from proxy.gateway import rescue, rewrite
 from proxy.gateway.access import Peer, Visitor
+from proxy.gateway.begun import Answer, Begun
 from proxy.gateway.decide import Forward, NeedToken, decide, forward, request_id
 from proxy.gateway.problem import Reply
 from proxy.gateway.record import ClientGone, RequestRecord
@@ -26,7 +27,7 @@ from proxy.gateway.snapshot import RoutePlan, Snapshot
 from proxy.gateway.traffic import Traffic
 from proxy.gateway.tunnel import Tunnel
 from proxy.http1.framing import Framing
-from proxy.http1.wire import ResponseHead
+from proxy.http1.wire import RequestHead, ResponseHead
 from proxy.log import RateLimited
 from proxy.tasks import Tasks
 from proxy.tokens.access_token import AccessToken
@@ -58,24 +59,36 @@ class Handler:
         self._new_request_id = new_request_id
         self._log_settings = log
 
+    def begin(self, head: RequestHead, visitor: Visitor, snapshot: Snapshot) -> RequestRecord:
+        """Returns the record of a request whose head is there."""
+        return RequestRecord(
+            snapshot,
+            self._clock,
+            method=head.method,
+            target=head.target,
+            peer=visitor.name,
+            request_id=request_id(head, self._new_request_id),
+            settings=self._log_settings,
+        )
+
     async def serve(self, client: ClientStream, *, peer: Peer, secure: bool) -> None:
         """Serves a request, with whatever outcome; `secure` says that the client spoke TLS."""
         snapshot = self.snapshot
         visitor = snapshot.visitor(peer, secure=secure)
-        record = RequestRecord(
-            snapshot,
-            self._clock,
-            method=client.head.method,
-            target=client.head.target,
-            peer="unix" if peer.address is None else str(peer.address),
-            request_id=request_id(client.head, self._new_request_id),
-            settings=self._log_settings,
-        )
+        record = self.begin(client.head, visitor, snapshot)
+        await self._ended_well(client, record, self._decided(client, visitor, record, snapshot))
+
+    async def go_on(self, client: ClientStream, record: RequestRecord, begun: Begun) -> None:
+        """Serves a request that was decided, and perhaps tried, elsewhere: from where it stands, with whatever outcome."""
+        await self._ended_well(client, record, self._carried_out(begun, client, record))
+
+    async def _ended_well(self, client: ClientStream, record: RequestRecord, story: Coroutine[Any, Any, None]) -> None:
+        """Sees to it that the client is told of whatever fails, and that the request is counted and logged."""
         task = asyncio.current_task()
         assert task is not None
         self.traffic.begin(task)
         try:
-            await self._serve(client, visitor, record, snapshot)
+            await story
         except GatewayError as error:
             await self._fail(client, record, error)
         except asyncio.CancelledError:
@@ -95,14 +108,19 @@ class Handler:
             record.finish()
             self.traffic.end(task)
 
-    async def _serve(self, client: ClientStream, visitor: Visitor, record: RequestRecord, snapshot: Snapshot) -> None:
-        """The request, from decision to last byte."""
+    async def _decided(self, client: ClientStream, visitor: Visitor, record: RequestRecord, snapshot: Snapshot) -> None:
+        """The request from its beginning."""
         decision = decide(client.head, visitor, record.request_id, snapshot, self._clock.now())
+        await self._carried_out(Begun(decision), client, record)
+
+    async def _carried_out(self, begun: Begun, client: ClientStream, record: RequestRecord) -> None:
+        """The request, from decision to last byte."""
+        decision = begun.decision
         if isinstance(decision, NeedToken):
             plan = decision.admitted.plan
             record.routed(plan)
             decision = forward(decision.admitted, await _obtained(plan))
-        elif isinstance(decision, Forward):
+        elif isinstance(decision, Forward) and not begun.under_way:
             record.routed(decision.admitted.plan)
         if isinstance(decision, Reply):
             await self._reply(client, record, decision)
@@ -116,14 +134,18 @@ class Handler:
             on_read=lambda octets: _count_request_octets(record, octets),
             crowded=lambda: decision.admitted.plan.pool.pending > 0,
         )
+        if begun.under_way:
+            body.resume(begun.pieces, record.request_octets, complete=begun.body_complete)
+        else:
+            decision.admitted.plan.retry_budget.earn()
         try:
             async with asyncio.timeout(route.timeouts.total_s or None) as total:
-                answer = await self._answered(decision, body, client, record)
+                answer = await self._answered(decision, body, client, record, begun)
                 try:
                     rewrite.refuse_reflection(answer.head, answer.token)
                     if answer.head.status == 101:
                         total.reschedule(None)
-                        await self._switch(answer, client, record, snapshot)
+                        await self._switch(answer, client, record)
                     else:
                         await self._relay(answer, client, record)
                 finally:
@@ -133,12 +155,11 @@ class Handler:
             raise GatewayError(ErrorType.HTTP_RESPONSE_TIMEOUT, Side.UPSTREAM, "total time is over") from None
 
     async def _answered(
-        self, decision: Forward, body: RequestBody, client: ClientStream, record: RequestRecord
+        self, decision: Forward, body: RequestBody, client: ClientStream, record: RequestRecord, begun: Begun
     ) -> Answer:
         """Sends the request until there is an answer to relay: once, or again where ``rescue`` allows it."""
         plan = decision.admitted.plan
-        plan.retry_budget.earn()
-        answer = await self._tried(decision, body, client, record)
+        answer = begun.answer or await self._tried(decision, body, client, record, failure=begun.failure)
         if answer.token is None or plan.source is None or not rescue.token_rejected(answer.head):
             return answer
         try:
@@ -158,8 +179,19 @@ class Handler:
         record.replayed("still_unauthorized" if rescue.token_rejected(answer.head) else "ok")
         return answer
 
-    async def _tried(self, decision: Forward, body: RequestBody, client: ClientStream, record: RequestRecord) -> Answer:
-        """Sends the request; sends it again while nothing of it can have been processed and the budget lasts."""
+    async def _tried(
+        self,
+        decision: Forward,
+        body: RequestBody,
+        client: ClientStream,
+        record: RequestRecord,
+        *,
+        failure: GatewayError | None = None,
+    ) -> Answer:
+        """Sends the request; sends it again while nothing of it can have been processed and the budget lasts.
+
+        `failure` is what became of a first try.
+        """
         admitted, plan = decision.admitted, decision.admitted.plan
         tries = expired = 0
         fresh = False
@@ -167,6 +199,8 @@ class Handler:
             interim = partial(_relay_interim, client, decision.token)
             exchange = Exchange(plan.pool, on_informational=interim, alone=admitted.binds_connection)
             try:
+                earlier, failure = failure, None
+                _raise(earlier)
                 response, framing = await self._attempt(exchange, decision, body, client, record, fresh=fresh)
             except TokenExpiredOnTheWayError:
                 exchange.close()
@@ -281,7 +315,7 @@ class Handler:
         await client.end()
         answer.exchange.finish()
 
-    async def _switch(self, answer: Answer, client: ClientStream, record: RequestRecord, snapshot: Snapshot) -> None:
+    async def _switch(self, answer: Answer, client: ClientStream, record: RequestRecord) -> None:
         """Passes the 101 on; from there octets of another protocol flow both ways. It outlives its token."""
         plan = record.plan
         assert plan is not None
@@ -293,7 +327,7 @@ class Handler:
             answer.exchange.give_away(),
             clock=self._clock,
             idle_s=plan.route.timeouts.tunnel_idle_s,
-            patience_s=snapshot.limits.write_idle_timeout_s,
+            patience_s=client.limits.write_idle_timeout_s,
         )
         try:
             await tunnel.run()
@@ -320,16 +354,6 @@ class Handler:
             record.failed(gone)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the upstream said to a request, and the token that this request carried: the last one, if there were more."""
-
-    exchange: Exchange
-    head: ResponseHead
-    framing: Framing
-    token: AccessToken | None
-
-
 class TokenExpiredOnTheWayError(Exception):
     """The token stopped being usable while the request waited for a connection; nothing was sent."""
 
@@ -338,6 +362,11 @@ async def _obtained(plan: RoutePlan) -> AccessToken:
     """Waits for the route's token, within the route's bound. Raises TokenUnavailable (503, Retry-After)."""
     assert plan.source is not None
     return await plan.source.obtain(plan.route.timeouts.token_s)
+
+
+def _raise(failure: GatewayError | None) -> None:
+    if failure is not None:
+        raise failure
 
 
 def _token_too_short() -> GatewayError:

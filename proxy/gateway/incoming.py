@@ -18,7 +18,7 @@ from proxy.http1.fields import persists
 from proxy.http1.framing import LAST_CHUNK, BodyKind, ChunkedDecoder, encode_chunk, request_framing
 from proxy.http1.wire import RequestHead, find_head_end, parse_request_head
 
-_MAX_EMPTY_LINES = 8  # octets: four empty lines before a request, as some clients send after a body (RFC 9112 §2.2)
+MAX_EMPTY_LINES = 8  # octets: four empty lines before a request, as some clients send after a body (RFC 9112 §2.2)
 _PLAIN = [b"chunked"]
 
 
@@ -26,7 +26,7 @@ class Incoming:
     """The state of one connection's input. No octet of it is moved more often than a fixed number of times."""
 
     __slots__ = (
-        "_buffer", "_chunks", "_empty", "_last", "_left", "_limits", "fault", "fault_in_body", "heads", "upgrade",
+        "_buffer", "_chunks", "_empty", "_last", "_left", "_limits", "fault", "fault_in_body", "first", "heads", "upgrade",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -41,6 +41,7 @@ class Incoming:
         )
         self.fault: Refusal | None = None  # nothing goes on behind it
         self.fault_in_body = False
+        self.first: RequestHead | None = None  # of the heads
         self.heads = 0  # that went on
 
     @property
@@ -97,7 +98,7 @@ class Incoming:
         while at < len(data) and data[at] == b"\r\n"[self._empty % 2]:
             self._empty += 1
             at += 1
-            if self._empty > _MAX_EMPTY_LINES:
+            if self._empty > MAX_EMPTY_LINES:
                 raise Refusal(Problem.BAD_REQUEST, "too many empty lines")
         if at < len(data) and self._empty % 2:
             raise Refusal(Problem.BAD_REQUEST, "a line end without LF")
@@ -131,6 +132,8 @@ class Incoming:
         elif framing.kind is BodyKind.CHUNKED:
             self._chunks = ChunkedDecoder()
         self._last = asks or not persists(head.version, head.known)
+        if not self.heads:
+            self.first = head
         self.heads += 1
         if asks and self.heads == 1:
             self.upgrade = head

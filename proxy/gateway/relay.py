@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from email.utils import formatdate
 from typing import Protocol
 
+from proxy.clock import http_date
 from proxy.errors import Problem, Refusal
+from proxy.gateway import answer
 from proxy.gateway.problem import Reply
 from proxy.gateway.record import ClientGone
 from proxy.gateway.settings import Limits
 from proxy.gateway.tunnel import Switched
-from proxy.http1.fields import end_to_end
 from proxy.http1.framing import LAST_CHUNK, BodyKind, Framing, encode_chunk
-from proxy.http1.wire import RequestHead, ResponseHead, head_octets, response_head
+from proxy.http1.wire import RequestHead, ResponseHead, head_octets
 from proxy.tasks import Tasks
 from proxy.transports import abort, reset
 from proxy.units import KIB, SECONDS
@@ -73,7 +73,7 @@ class ClientStream:
         self.head = head
         self.switched = switched
         self._wire = wire
-        self._limits = limits
+        self.limits = limits
         self._framing = Framing(BodyKind.NONE)
         self.started = False  # the head of the final answer was written
         self.keep_alive = keep_alive
@@ -98,7 +98,7 @@ class ClientStream:
                 return data
             if wire.body_complete:
                 return b""
-            async with asyncio.timeout(self._limits.body_idle_timeout_s or None):
+            async with asyncio.timeout(self.limits.body_idle_timeout_s or None):
                 return await wire.read()
         except TimeoutError:
             raise Refusal(Problem.REQUEST_TIMEOUT, "the request body stalled") from None
@@ -123,29 +123,21 @@ class ClientStream:
         await self.end()
 
     async def begin(self, status: int, reason: bytes, lines: list[bytes], framing: Framing, *, close: bool) -> None:
-        """Sends the answer's head. `framing` says how long the body is; how it is framed depends on the client.
-
-        A body of unknown length goes chunked to HTTP/1.1 and until close to HTTP/1.0 (RFC 9112 §6.3).
-        """
-        version_11 = self.head.version >= (1, 1)
-        if framing.kind in {BodyKind.CHUNKED, BodyKind.UNTIL_CLOSE} and not version_11:
-            framing = Framing(BodyKind.UNTIL_CLOSE)
-        elif framing.kind is BodyKind.UNTIL_CLOSE:
-            framing = Framing(BodyKind.CHUNKED)
-        self._framing = framing
+        """Sends the answer's head. `framing` says how long the body is; how it is framed depends on the client."""
+        framing = self._framing = answer.framed(framing, version=self.head.version)
         self.keep_alive = self.keep_alive and not close and framing.kind is not BodyKind.UNTIL_CLOSE
-        if framing.kind is BodyKind.LENGTH:
-            lines.append(b"Content-Length: %d" % framing.length)
-        elif framing.kind is BodyKind.CHUNKED and self.head.method != b"HEAD":
-            lines.append(b"Transfer-Encoding: chunked")
-        if not any(line[:5].lower() == b"date:" for line in lines):
-            lines.append(b"Date: " + formatdate(usegmt=True).encode("ascii"))
-        if not self.keep_alive:
-            lines.append(b"Connection: close")
-        elif not version_11:
-            lines.append(b"Connection: keep-alive")
+        head = answer.answer_head(
+            status,
+            reason,
+            lines,
+            framing,
+            method=self.head.method,
+            version=self.head.version,
+            keep_alive=self.keep_alive,
+            date=http_date,
+        )
         self.started = True
-        await self._write(head_octets(b"HTTP/1.1 %d %b" % (status, reason), lines))
+        await self._write(head)
 
     async def switch(self, reason: bytes, lines: list[bytes]) -> None:
         """Sends 101; what follows on the connection is no HTTP, and its cut must not look like its end."""
@@ -157,8 +149,7 @@ class ClientStream:
     async def informational(self, head: ResponseHead) -> None:
         """Passes an interim response on; HTTP/1.0 clients get none (RFC 9110 §15.2)."""
         if self.head.version >= (1, 1) and not self.started:
-            fields = [field for field in end_to_end(head.fields) if field[0].lower() != b"content-length"]
-            await self._write(response_head(head.status, head.reason, fields))
+            await self._write(answer.interim_head(head))
 
     async def send(self, data: bytes) -> None:
         """Sends octets of the answer's body and waits while the client does not read."""
@@ -186,7 +177,7 @@ class ClientStream:
         """Writes, and waits for the client to take it: at any speed, but not for one that takes nothing."""
         try:
             async with asyncio.timeout(None) as bound:
-                if self._limits.write_idle_timeout_s:
+                if self.limits.write_idle_timeout_s:
                     self._look_again(bound, None)
                 try:
                     await self._wire.write(data)
@@ -201,7 +192,7 @@ class ClientStream:
 
     def _look_again(self, bound: asyncio.Timeout, before: int | None) -> None:
         """Looks twice within the time that a client may take nothing; `before` is what it had not taken last time."""
-        look_s = self._limits.write_idle_timeout_s / 2
+        look_s = self.limits.write_idle_timeout_s / 2
         self._look = self._loop.call_later(look_s, self._look_at_progress, bound, before)
 
     def _look_at_progress(self, bound: asyncio.Timeout, before: int | None) -> None:
@@ -243,6 +234,13 @@ class RequestBody:
         self.exists = self._chunked or (framing.kind is BodyKind.LENGTH and framing.length > 0)
         self.complete = not self.exists
         self.held = True  # all that was read so far is held: the body can start again
+
+    def resume(self, pieces: list[bytes] | None, octets: int, *, complete: bool) -> None:
+        """Takes up a body of which so many octets were sent already; `pieces` holds them, None if they were let go."""
+        self._pieces = pieces or []
+        self._octets = octets
+        self.held = pieces is not None
+        self.complete = complete
 
     def start(self, exchange: Exchange, tasks: Tasks, *, write_timeout_s: float) -> asyncio.Task[None]:
         """Starts to send the body; the task ends when all of it was sent. One at a time."""
@@ -287,14 +285,14 @@ class RequestBody:
                 self._look = self._loop.call_later(_PACE_LOOK_S, self._look_at_pace)
                 data = await self._client.read()
         except TimeoutError:
-            raise _slow() from None
+            raise slow() from None
         finally:
             self._waited_s += self._loop.time() - self._since_s
             if self._look is not None:
                 self._look.cancel()
             self._look = self._bound = None
         if data and self._too_slow(self._waited_s):
-            raise _slow()
+            raise slow()
         return data
 
     def _look_at_pace(self) -> None:
@@ -310,11 +308,17 @@ class RequestBody:
             self._look = self._loop.call_later(_PACE_LOOK_S, self._look_at_pace)
 
     def _too_slow(self, waited_s: float) -> bool:
-        return waited_s >= SLOW_START_S and self._octets < MIN_RATE * waited_s and self._crowded()
+        return too_slow(self._octets, waited_s) and self._crowded()
 
     async def _send(self, exchange: Exchange, data: bytes, timeout_s: float) -> None:
         await exchange.send(encode_chunk(data) if self._chunked else data, timeout_s=timeout_s)
 
 
-def _slow() -> Refusal:
+def too_slow(octets: int, waited_s: float) -> bool:
+    """Tells whether a body comes more slowly than others can be asked to wait; `waited_s` is how long it was waited for."""
+    return waited_s >= SLOW_START_S and octets < MIN_RATE * waited_s
+
+
+def slow() -> Refusal:
+    """Returns the refusal of such a body."""
     return Refusal(Problem.REQUEST_TIMEOUT, "the request body comes too slowly while others wait")

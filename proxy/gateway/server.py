@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from proxy.clock import Clock
-from proxy.errors import ConfigurationError
+from proxy.errors import ConfigurationError, GatewayError
 from proxy.gateway.admission import Admission, Place
+from proxy.gateway.direct_server import DirectServer
 from proxy.gateway.front import FrontProtocol, Takers
 from proxy.gateway.general import GeneralServer
 from proxy.gateway.handler import Handler
@@ -47,7 +49,9 @@ class GatewayServer:
         clock: Clock,
         tasks: Tasks,
         tls: ServerTlsSettings | None = None,
+        direct: bool = True,
     ) -> None:
+        """`direct` lets plain requests take the direct path; without it, all take the general one, with the same result."""
         self._handler = handler
         self._tasks = tasks
         self._tls = tls
@@ -58,7 +62,11 @@ class GatewayServer:
         self._loop = asyncio.get_running_loop()
         self._general = GeneralServer(handler, limits=limits, refusals=refusals)
         self._upgrades = Upgrades(handler)
-        self._takers = Takers(general=self._general.take, upgrade=self._upgrades.take)
+        self._direct = DirectServer(
+            handler, limits=limits, clock=clock, tasks=tasks, give_back=self._taken_back, refuse=self._refused
+        )
+        self._returned = Takers(general=self._general.take, upgrade=self._upgrades.take, direct=None)
+        self._takers = replace(self._returned, direct=self._direct.take) if direct else self._returned
         self._admission = Admission(limits, self._loop)
         self._failures = RateLimited(_log, 1)
         self._handshakes: set[Handshake] = set()
@@ -75,14 +83,14 @@ class GatewayServer:
         """Returns how many client connections are open."""
         return self._admission.open
 
-    def protocol(self, *, unix: bool, place: Place | None = None) -> FrontProtocol:
+    def protocol(self, *, unix: bool, place: Place | None = None, plain: bool = True) -> FrontProtocol:
         """Returns the protocol of a new connection that speaks plain HTTP, or has spoken TLS and has its place.
 
-        Who comes by a unix socket was let in by the file's mode.
+        Who comes by a unix socket was let in by the file's mode. `plain` lets plain requests take the direct path.
         """
         return FrontProtocol(
             unix=unix,
-            takers=self._takers,
+            takers=self._takers if plain else self._returned,
             admission=self._admission,
             waiting=self._waiting,
             turned_away=self._turned_away,
@@ -91,6 +99,20 @@ class GatewayServer:
             loop=self._loop,
             place=place,
         )
+
+    def _taken_back(self, transport: asyncio.Transport, place: Place, data: bytes) -> None:
+        """Goes on with a connection that leaves the direct path, from its next request on."""
+        front = self.protocol(unix=place.peer.address is None, place=place, plain=False)
+        transport.set_protocol(front)
+        front.connection_made(transport)
+        front.data_received(data)
+
+    def _refused(self, transport: asyncio.Transport, place: Place, error: GatewayError | None) -> None:
+        """Ends a connection of the direct path that sent too much or too slowly."""
+        front = self.protocol(unix=place.peer.address is None, place=place, plain=False)
+        transport.set_protocol(front)
+        front.connection_made(transport)
+        front.end(error)
 
     def _accepted(self, tls: ServerTlsSettings | None, *, unix: bool) -> asyncio.Protocol:
         """Returns the protocol of a connection to one of our addresses."""
@@ -152,9 +174,10 @@ class GatewayServer:
         try:
             async with asyncio.timeout(0 if self._hurried else timeout_s) as self._drain_bound:
                 # A head under way is a request too, though nobody serves it yet; closing flushes what was written last.
-                while self._handshakes or self._waiting or self._general.connections:
+                while self._handshakes or self._waiting or self._direct.connections or self._general.connections:
                     for early in self._before_a_request():
                         early.drain()
+                    self._direct.close_idle()
                     self._general.close_idle()
                     await self._clock.sleep(_DRAIN_STEP_S)
                 await self._admission.none_open()
@@ -165,6 +188,7 @@ class GatewayServer:
             await self._handler.traffic.cut()
         finally:
             self._drain_bound = None
+        self._direct.stop()
         await self._upgrades.stop()
         await self._general.shutdown(_LAST_ANSWERS_S)
         self._admission.cut()

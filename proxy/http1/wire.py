@@ -81,12 +81,22 @@ class RequestHead(_Head):
 class ResponseHead(_Head):
     """A response's head."""
 
-    __slots__ = ("reason", "status")
+    __slots__ = ("_octets", "reason", "status")
 
-    def __init__(self, version: tuple[int, int], status: int, reason: bytes, fields: Fields) -> None:
+    def __init__(
+        self, version: tuple[int, int], status: int, reason: bytes, fields: Fields, octets: bytes | None = None
+    ) -> None:
         self.status = status  # 100 to 599
         self.reason = reason  # may be empty; may hold obs-text
+        self._octets = octets  # as received
         super().__init__(version, fields)
+
+    def holds(self, text: bytes) -> bool:
+        """Tells whether a text stands anywhere in the head."""
+        octets = self._octets
+        if octets is None:
+            octets = self._octets = response_head(self.status, self.reason, self.fields)
+        return text in octets
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ResponseHead) and self._parts() == other._parts()
@@ -159,7 +169,7 @@ def parse_response_head(data: bytes, *, max_fields: int) -> ResponseHead:
         raise _upstream_fault("malformed header section")
     if len(fields) > max_fields:
         raise GatewayError(ErrorType.HTTP_RESPONSE_HEADER_SECTION_SIZE, Side.UPSTREAM, "too many fields")
-    head = ResponseHead(_HTTP_11 if minor == b"1" else _HTTP_10, int(status), reason or b"", tuple(fields))
+    head = ResponseHead(_HTTP_11 if minor == b"1" else _HTTP_10, int(status), reason or b"", tuple(fields), data)
     if _repeats(head.known):
         raise _upstream_fault(_REPEATED)
     return head

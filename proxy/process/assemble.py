@@ -35,8 +35,10 @@ _log = logging.getLogger("proxy.process")
 class Gateway:
     """A whole gateway: start, serve, drain, stop. Lives in one event loop."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, *, direct: bool = True) -> None:
+        """`direct` lets plain requests take the direct path; without it the result is the same, at a higher cost."""
         self._settings = settings
+        self._direct = direct
         self._clock = clock
         self._tasks = Tasks()
         self._metrics = GatewayMetrics(route.name for route in settings.routes)
@@ -92,6 +94,7 @@ class Gateway:
             clock=self._clock,
             tasks=self._tasks,
             tls=self._settings.tls,
+            direct=self._direct,
         )
         if self._settings.admin is not None:
             self._admin = AdminServer(self._settings.admin, self._facts(), self._clock)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
+from urllib.parse import quote
 
 CredentialName = NewType("CredentialName", str)
 
@@ -38,6 +39,13 @@ class AccessToken:
     expires_at_s: float
     lifetime_s: float  # 0 for a token that only the requests already waiting for it may use
     scope: str | None  # as the authorization server told it; None where it told nothing
+    shapes: tuple[bytes, ...] = field(init=False, repr=False)  # the token's text as a server might echo it
+
+    def __post_init__(self) -> None:
+        text = self.field_value.partition(b" ")[2]
+        upper = quote(text, safe="").encode("ascii")
+        lower = upper.replace(b"%2B", b"%2b").replace(b"%2F", b"%2f").replace(b"%3D", b"%3d")
+        object.__setattr__(self, "shapes", tuple(dict.fromkeys((text, upper, lower))) if text else ())
 
     def usable(self, now_s: float) -> bool:
         """Tells whether the token may still be sent."""

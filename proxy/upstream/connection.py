@@ -42,9 +42,7 @@ class _State(Enum):
 
 
 # at module level, since an Enum's attribute costs more than the comparison it is for
-_IDLE, _HEAD, _LENGTH = _State.IDLE, _State.HEAD, _State.LENGTH
-_CHUNKED, _UNTIL_CLOSE, _CLOSED = _State.CHUNKED, _State.UNTIL_CLOSE, _State.CLOSED
-_SWITCHED = _State.SWITCHED
+_IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _SWITCHED, _CLOSED = _State
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -53,7 +51,7 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_body_open", "_buffer", "_decoder", "_heard", "_interim", "_keep", "_left", "_max_fields",
         "_max_head_octets", "_method", "_owner", "_paused", "_poll", "_sink", "_socket", "_state", "_transport",
-        "_unwritable", "_upgrade", "opened_with", "reused",
+        "_unwritable", "_upgrade", "followed", "opened_with", "reused",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +65,7 @@ class UpstreamConnection(asyncio.Protocol):
     ) -> None:
         """`connected` is the socket that the transport is made of."""
         self.reused = False
+        self.followed = False  # octets of the body have come with the head that the sink is being told of
         self.opened_with = opened_with
         self._owner = owner
         self._socket = connected
@@ -132,6 +131,11 @@ class UpstreamConnection(asyncio.Protocol):
         except RuntimeError as error:  # uvloop: "the handler is closed" (uvloop#68, #506)
             self.abort()
             raise failures.not_sent() from error
+
+    def hand_to(self, sink: Sink) -> bool:
+        """Lets another sink have the rest of the exchange, also from within a sink's call; tells if it is to hold back."""
+        self._sink = sink
+        return self._unwritable
 
     def write(self, data: bytes) -> None:
         """Sends octets of the request body. Ignored once the exchange is over: they must not begin the next one."""
@@ -309,18 +313,16 @@ class UpstreamConnection(asyncio.Protocol):
         sink = self._sink
         assert sink is not None
         kind = framing.kind
-        if kind is BodyKind.LENGTH:
-            self._left = framing.length
-            self._state = _LENGTH
-        elif kind is BodyKind.CHUNKED:
+        if kind is BodyKind.CHUNKED:
             self._decoder = ChunkedDecoder()
             self._state = _CHUNKED
         elif kind is BodyKind.UNTIL_CLOSE:
             self._keep = False
             self._state = _UNTIL_CLOSE
         else:
-            self._left = 0
+            self._left = framing.length  # 0 where there is no body
             self._state = _LENGTH
+        self.followed = bool(rest)
         sink.on_head(head, framing)
         if self._state is _LENGTH and self._left == 0:
             self._end(extra=bool(rest))

@@ -60,6 +60,15 @@ class Exchange:
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
 
+    @classmethod
+    def adopted(cls, pool: Pool, connection: UpstreamConnection, head: ResponseHead, framing: Framing) -> Exchange:
+        """Returns an exchange that was begun by another sink and has come as far as the final response's head."""
+        exchange = cls(pool)
+        exchange._connection = connection
+        exchange._head = (head, framing)
+        exchange._unwritable = connection.hand_to(exchange)
+        return exchange
+
     # ---- for whoever makes the request
 
     async def open(self, *, connect_timeout_s: float | None, fresh: bool = False) -> None:

@@ -32,7 +32,12 @@ def sent(
     """Returns what the upstream gets, apart from the token."""
     head = RequestHead(method, b"/orders/7", (1, 1), ((b"Host", b"localhost:8080"), *fields))
     visitor = Visitor(
-        peer=Peer(ip_address("10.0.0.9")), secure=False, refused=None, trusted=trusted, address=b"10.0.0.9"
+        peer=Peer(ip_address("10.0.0.9")),
+        secure=False,
+        refused=None,
+        trusted=trusted,
+        address=b"10.0.0.9",
+        name="10.0.0.9",
     )
     lines = outbound_lines(
         head, RequestRules(route(**changes)), visitor, host=b"localhost:8080", request_id=b"id-1", framing=framing

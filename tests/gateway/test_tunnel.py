@@ -17,7 +17,7 @@ from proxy.units import MIB
 from tests.support.both_loops import on_both_loops
 from tests.support.fake_clock import until
 from tests.support.fronting import ONE_TRY, connected, in_front_of, request
-from tests.support.gateway import RunningGateway
+from tests.support.gateway import RunningGateway, Taken
 from tests.support.raw_client import RawClient
 from tests.support.scripted_authorization_server import ScriptedAuthorizationServer, token_reply
 from tests.support.scripted_upstream import ScriptedConnection, ScriptedUpstream, always, answering, ok
@@ -310,6 +310,33 @@ async def test_a_101_for_something_else(tmp_path: Path, answer: bytes):
         await upstream.connections[0].gone()
 
 
+async def test_a_later_request_asks(tmp_path: Path):
+    """Behind plain requests, which aiohttp has not seen, an Upgrade is granted as on a new connection."""
+    if not Taken.direct:
+        pytest.skip("aiohttp does not give its connections back")
+
+    async def script(upstream: ScriptedConnection) -> None:
+        await upstream.request()
+        upstream.send(ok(b"plain"))
+        await upstream.request()
+        upstream.send(GRANTED + b"e4")
+        await upstream.until(lambda: upstream.received.endswith(b"e5"))
+        upstream.send(b"Nf3")
+
+    async with (
+        ScriptedUpstream(script) as upstream,
+        in_front_of(upstream.port, tmp_path, route=ONE_TRY) as gateway,
+        connected(gateway.port) as client,
+    ):
+        await client.send(request())
+        assert b"plain" == (await client.answer()).body
+        await client.send(UPGRADE)
+        assert 101 == (await client.answer()).status
+        assert b"e4" == await client.reader.readexactly(2)
+        await client.send(b"e5")
+        assert b"Nf3" == await client.reader.readexactly(3)
+
+
 @pytest.mark.parametrize(
     "asked",
     [
@@ -324,6 +351,8 @@ async def test_a_101_for_something_else(tmp_path: Path, answer: bytes):
 )
 async def test_a_101_that_nobody_asked_for(tmp_path: Path, asked: bytes):
     """Where no upgrade was asked for, or not by us, the upstream sees no Upgrade, and its 101 is 502."""
+    if Taken.direct and asked.count(b"\r\n\r\n") > 1:
+        pytest.skip("on the direct path a later request may ask")
 
     async def script(upstream: ScriptedConnection) -> None:
         if asked.count(b"\r\n\r\n") > 1:

@@ -16,6 +16,12 @@ from proxy.gateway.settings import TcpAddress
 from proxy.process.assemble import Gateway
 
 
+class Taken:
+    """Which path plain requests take in the gateways of the present test (``tests/support/both_paths.py``)."""
+
+    direct = True
+
+
 @dataclass(frozen=True)
 class RunningGateway:
     """A gateway that serves, and how to reach it."""
@@ -63,7 +69,7 @@ async def running_gateway(
     file = folder / "proxy.yaml"
     file.write_text(text, encoding="utf-8")
     loaded = load(file, environ=dict(environ or {}), use_env_file=False)
-    gateway = Gateway(loaded.settings, clock or SystemClock())
+    gateway = Gateway(loaded.settings, clock or SystemClock(), direct=Taken.direct)
     await gateway.start()
     try:
         yield RunningGateway(gateway)

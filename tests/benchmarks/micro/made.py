@@ -14,8 +14,8 @@ from typing import Protocol, TypeVar
 
 from proxy.clock import SystemClock
 from proxy.config.load import load
-from proxy.gateway.access import Peer, Visitor
-from proxy.gateway.settings import Settings
+from proxy.gateway.access import Access, Peer, Visitor
+from proxy.gateway.settings import AccessRules, Settings
 from proxy.gateway.snapshot import Snapshot, compiled
 from proxy.metrics import GatewayMetrics
 from proxy.oauth.registration import Registration
@@ -48,7 +48,7 @@ RESPONSE = (
     b"Cache-Control: no-store\r\n"
     b"\r\n"
 )
-VISITOR = Visitor(peer=Peer(ip_address("127.0.0.1")), secure=False, refused=None, trusted=False, address=b"127.0.0.1")
+VISITOR = Visitor.of(Peer(ip_address("127.0.0.1")), Access(AccessRules()), secure=False)
 REQUEST_ID = b"0123456789abcdef0123456789abcdef"
 CONFIGURATION = """\
 version: 1

@@ -22,7 +22,7 @@ def pytest_asyncio_loop_factories(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def _world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def _world(tmp_path_factory: pytest.TempPathFactory, path: None) -> AsyncIterator[World]:
     raised: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
     async with running_world(tmp_path_factory.mktemp("world")) as world:

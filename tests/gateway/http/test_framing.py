@@ -6,6 +6,7 @@ import pytest
 
 from tests.gateway.http.world import GET, World, row, suffix
 from tests.support.fronting import connected, request
+from tests.support.gateway import Taken
 from tests.support.raw_client import RawClient
 from tests.support.scripted_upstream import ScriptedConnection, ok
 
@@ -224,6 +225,9 @@ async def test_a_response_that_is_cut_off(world: World, head: bytes, then: str):
     async with connected(world.port) as client:
         await client.send(GET)
         answer = await client.answer(head_only=True)
+        if Taken.direct and b"zz" in head:
+            assert 502 == answer.status  # nothing was passed on yet
+            return
         octets = b""
         try:
             while data := await client.reader.read(1000):

@@ -1,0 +1,398 @@
+"""Plain requests, served by callbacks: no task, no future, no timer and no object of aiohttp's belongs to one.
+
+An optimisation of the general path, and without rules of its own: ``decide`` says what is sent, ``rewrite`` and
+``answer`` what comes back. Here is only the course that nearly every request takes: its token is in hand, a kept
+connection to the upstream is idle, the answer is passed on (``direct_exchange``). Whatever else happens - a token or a
+connection to wait for, a 401, a failure, a reply of the gateway's own - goes on in ``Handler`` from where it stands. The
+connection stays here until a request comes that is not plain; then it goes back to the front protocol, for good.
+
+Source: RFC 9112 §6 (framing), §9.3 (persistence, pipelining).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from proxy.errors import GatewayError, Problem, Refusal
+from proxy.gateway import relay
+from proxy.gateway.access import Visitor
+from proxy.gateway.admission import Place
+from proxy.gateway.begun import Begun
+from proxy.gateway.decide import Forward, decide
+from proxy.gateway.direct_exchange import DirectExchange
+from proxy.gateway.incoming import MAX_EMPTY_LINES
+from proxy.gateway.link import HALF_CLOSED_S, MAX_AHEAD, ClientLink
+from proxy.gateway.record import ClientGone, RequestRecord
+from proxy.gateway.relay import ClientStream
+from proxy.gateway.snapshot import Snapshot
+from proxy.http1.fields import persists
+from proxy.http1.framing import request_framing
+from proxy.http1.wire import RequestHead, find_head_end, parse_request_head
+from proxy.transports import abort
+
+if TYPE_CHECKING:
+    from proxy.gateway.direct_server import DirectServer
+
+_NOT_PLAIN = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
+_HTTP_11 = (1, 1)
+_LOOK_AGAIN_S = 0.005
+
+
+def plain(head: RequestHead) -> bool:
+    """Tells whether a request may be served here: its framing is a length or none, and it asks for nothing special."""
+    return head.version == _HTTP_11 and _NOT_PLAIN.isdisjoint(head.known)
+
+
+class _Phase(Enum):
+    READING = "between requests, or within a head"
+    OPENING = "a request waits for a connection to the upstream"
+    EXCHANGE = "a request is with the upstream, by callbacks"
+    STORY = "a request is in the handler's hands"
+    RETURNING = "a request that is not plain waits until the last answer is written"
+    GONE = "the connection is closed, or with another protocol"
+
+
+# at module level, since an Enum's attribute costs more than the comparison it is for
+_READING, _OPENING, _EXCHANGE = _Phase.READING, _Phase.OPENING, _Phase.EXCHANGE
+_STORY, _RETURNING, _GONE = _Phase.STORY, _Phase.RETURNING, _Phase.GONE
+
+
+class DirectConnection(ClientLink):
+    """One client connection whose requests have been plain so far."""
+
+    __slots__ = (
+        "_ahead", "_begun_s", "_client", "_empty", "_exchange", "_half_closed", "_head", "_phase", "_quiet_s", "_record", "_secure", "_server",
+        "_snapshot", "_stays", "_task", "_untaken_before", "_visitor", "_waited_s", "active",
+    )  # fmt: skip
+
+    def __init__(self, server: DirectServer, transport: asyncio.Transport, place: Place) -> None:
+        super().__init__(transport, place, server.loop)
+        self._server = server
+        self._secure = transport.get_extra_info("sslcontext") is not None
+        self._phase = _READING
+        self._exchange = DirectExchange(server.handler, self)
+        self._snapshot: Snapshot | None = None
+        self._visitor: Visitor
+        self._ahead = bytearray()  # what has come before its turn: a part of a head, or pipelined requests
+        self._empty = 0  # octets of empty lines before the next head
+        self._half_closed = False  # the client sends no more
+        # of the request being served
+        self._head: RequestHead
+        self._record: RequestRecord
+        self._stays = True  # the connection may serve another request
+        self._task: asyncio.Task[None] | None = None  # while the request is in the handler's hands
+        self._client: ClientStream | None = None  # likewise
+        # for `look`; counted by it alone, so that a request reads no clock for it
+        self.active = True  # something happened since the last look
+        self._quiet_s = 0.0  # since something happened
+        self._waited_s = 0.0  # for the body, in all
+        self._begun_s = 0.0  # since the request, or a part of its head, has come
+        self._untaken_before: int | None = None  # what the client had not taken
+
+    @property
+    def idle(self) -> bool:
+        """Tells whether no request is under way, nor a part of one."""
+        return self._phase is _READING and not self._ahead
+
+    # ---- the client's octets
+
+    def data_received(self, data: bytes) -> None:
+        """Reads a request, or its body, or keeps what comes before its turn."""
+        self.active = True
+        if self._left:
+            self._read_body(data)
+        elif self._phase is _READING and not self._reading_paused:
+            self._read_head(data)
+        elif self._phase is not _GONE:
+            self._ahead += data
+            if len(self._ahead) > MAX_AHEAD:
+                self.pause_client()
+
+    def _read_head(self, data: bytes) -> None:
+        ahead, limits = self._ahead, self._server.limits
+        while not ahead and self._empty < MAX_EMPTY_LINES and data.startswith(b"\r\n"):
+            self._empty += 2
+            data = data[2:]
+        if not data:
+            return
+        if ahead:
+            start = max(0, len(ahead) - 3)
+            ahead += data
+            end = find_head_end(ahead, start)
+            if end < 0 and len(ahead) <= limits.head_bytes:
+                return
+            data = bytes(ahead)
+            ahead.clear()
+        else:
+            end = find_head_end(data, 0)
+            if end < 0 and len(data) <= limits.head_bytes:
+                ahead += data
+                self._begun_s = 0.0
+                if self._half_closed and self.transport is not None:
+                    self.transport.close()  # the rest of this head will not come
+                return
+        if not 0 < end <= limits.head_bytes or data[0] <= 0x0D:  # too large, or with too many empty lines before it
+            self._return(b"\r\n" * (self._empty // 2) + data)
+            return
+        try:
+            head = parse_request_head(data if end == len(data) else data[:end], max_fields=limits.field_count)
+            left = request_framing(_HTTP_11, head.known).length if b"content-length" in head.known else 0
+        except GatewayError:
+            self._return(data)  # who refuses it there, reads it the same way
+            return
+        if plain(head):
+            self._serve(head, left, data[end:])
+        else:
+            self._return(data)
+
+    def _serve(self, head: RequestHead, left: int, behind: bytes) -> None:
+        """The request, from its head to the upstream; `behind` begins with its body, of so many octets."""
+        handler = self._server.handler
+        snapshot = handler.snapshot
+        if snapshot is not self._snapshot:
+            self._snapshot = snapshot
+            self._visitor = snapshot.visitor(self._place.peer, secure=self._secure)
+        self._head = head
+        self._empty = 0
+        record = self._record = handler.begin(head, self._visitor, snapshot)
+        self._stays = persists(_HTTP_11, head.known)
+        self._begun_s = self._waited_s = 0.0
+        body = b""
+        if behind:
+            body = behind[:left]
+            self._ahead += behind[left:]
+            left -= len(body)
+        self._left = left
+        decision = decide(head, self._visitor, record.request_id, snapshot, record.started_s)
+        if decision.__class__ is Forward and not decision.admitted.binds_connection:
+            self._exchange.begin(decision, record, stays=self._stays)
+            upstream = decision.admitted.plan.pool.take_idle()
+            if upstream is not None:
+                self._phase = _EXCHANGE
+                self._exchange.start(upstream, body)
+            else:
+                self._phase = _OPENING
+                self._queue += body
+                self._task = self._server.tasks.start(self._opened(decision), name="connection for a request")
+        else:
+            self._queue += body
+            self.go_on(Begun(decision))
+
+    async def _opened(self, decision: Forward) -> None:
+        """Waits for a connection to the upstream, and goes on with it."""
+        plan = decision.admitted.plan
+        try:
+            upstream = await plan.pool.acquire(connect_timeout_s=plan.route.timeouts.connect_s)
+        except GatewayError as error:
+            self._task = None
+            if self._phase is _OPENING:
+                self._exchange.end_with(error)
+            return
+        self._task = None
+        if self._phase is not _OPENING:
+            plan.pool.release(upstream)
+        elif decision.token is not None and not decision.token.usable(self._server.now()):
+            plan.pool.release(upstream)
+            self._exchange.expired()
+        else:
+            self._phase = _EXCHANGE
+            body, self._queue = bytes(self._queue), bytearray()
+            self._exchange.start(upstream, body)
+            self.resume_client()
+
+    def _read_body(self, data: bytes) -> None:
+        """Passes octets of the request's body on, or keeps them for the handler."""
+        left = self._left
+        if len(data) > left:
+            self._ahead += data[left:]
+            data = data[:left]
+        left = self._left = left - len(data)
+        if self._phase is _EXCHANGE:
+            self._exchange.send(data, last=not left)
+        else:
+            self._keep(data)
+
+    # ---- between requests
+
+    def ended(self, *, stays: bool) -> None:
+        """Reads the next request, or ends the connection."""
+        self._phase = _READING
+        self._begun_s = 0.0
+        self.active = True
+        if self.transport is None:
+            self._phase = _GONE
+        elif not stays or (self._half_closed and not self._ahead):
+            self._leave(self.transport)
+        elif self._ahead:
+            self.pause_client()
+            self._loop.call_soon(self._read_ahead)  # so that everybody has a turn in a flood of requests
+        else:
+            self.resume_client()
+
+    def _read_ahead(self) -> None:
+        if self._phase is _READING and self.transport is not None:
+            data = bytes(self._ahead)
+            self._ahead.clear()
+            self.resume_client()
+            self._read_head(data)
+
+    def _leave(self, transport: asyncio.Transport) -> None:
+        """Closes behind the last answer; while more may come, by reading on for a while (``Lingering``)."""
+        if self._left or self._ahead:
+            self._part()
+            self._server.refuse(transport, self._place, None)
+        else:
+            self._phase = _GONE
+            transport.close()
+
+    def _return(self, data: bytes) -> None:
+        """Gives the connection back, with a request that is not served here, as soon as the last answer is written.
+
+        Both event loops need that for a change of protocol, and that reading is not paused.
+        """
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        self._ahead[:0] = data
+        if transport.get_write_buffer_size():
+            self._phase = _RETURNING
+            self.pause_client()
+            self._loop.call_later(_LOOK_AGAIN_S, self._return_again)
+            return
+        data = bytes(self._ahead)
+        self._part()
+        self._server.give_back(transport, self._place, data)
+
+    def _return_again(self) -> None:
+        if self._phase is _RETURNING:
+            self._return(b"")
+
+    def _part(self) -> None:
+        """Leaves the transport to another protocol."""
+        self.resume_client()
+        self._phase = _GONE
+        self.transport = None
+        self._server.connections.discard(self)
+
+    # ---- a request in the handler's hands
+
+    def go_on(self, begun: Begun) -> None:
+        """Leaves the request to the handler, from where it stands."""
+        if self._task is not None:  # it waited for a connection
+            self._task.cancel()
+        self._phase = _STORY
+        client = self._client = ClientStream(self._head, self, self._server.limits, keep_alive=self._stays)
+        self._task = self._server.tasks.start(self._told(client, begun), name="request")
+
+    async def _told(self, client: ClientStream, begun: Begun) -> None:
+        self._server.handler.traffic.end(self._exchange)  # the handler counts it from here on
+        try:
+            await self._server.handler.go_on(client, self._record, begun)
+        finally:
+            self._task = self._client = None
+            if self._phase is _STORY:
+                self.ended(stays=client.keep_alive and client.started and self.body_complete)
+
+    # ---- the connection's end, and what holds it up
+
+    def eof_received(self) -> bool:
+        """Lets a client that has sent all have its answers; else there is nothing more to wait for."""
+        self._half_closed = True
+        self._loop.call_later(HALF_CLOSED_S, self._presume_gone)
+        waited_for = self._phase in {_OPENING, _EXCHANGE, _STORY, _RETURNING} or (
+            self._reading_paused and bool(self._ahead)
+        )
+        return waited_for and not self._left and not self._secure  # TLS knows no half of a connection
+
+    def _presume_gone(self) -> None:
+        """Ends what is done for a client of which nothing was heard since it half-closed, unless it is being answered."""
+        if self._phase in {_OPENING, _EXCHANGE}:
+            answering = self._exchange.started
+        else:
+            answering = self._client is None or self._client.started
+        if self.transport is not None and not answering:
+            abort(self.transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Gives up what was under way for this client."""
+        phase, self._phase = self._phase, _GONE
+        self.transport = None
+        self._server.connections.discard(self)
+        if phase in {_OPENING, _EXCHANGE}:
+            self._exchange.lost(ClientGone())
+        if self._task is not None:
+            self._task.cancel()
+        self._wake_all()
+        self._place.leave()
+
+    def pause_writing(self) -> None:
+        """Holds the upstream back, whose answer the client does not take."""
+        super().pause_writing()
+        if self._phase is _EXCHANGE:
+            self._exchange.pause()
+
+    def resume_writing(self) -> None:
+        """Lets the upstream go on."""
+        super().resume_writing()
+        self.active = True
+        if self._phase is _EXCHANGE:
+            self._exchange.resume()
+
+    def cut(self) -> None:
+        """Closes at once, so that the client sees that its answer is not whole."""
+        self._phase = _GONE
+        if self.transport is not None:
+            abort(self.transport)
+
+    # ---- deadlines
+
+    def look(self, passed_s: float) -> None:
+        """Ends what has lasted too long; so much time has passed since the last look."""
+        if self.active:
+            self.active = False
+            self._quiet_s = 0.0
+            self._untaken_before = None
+        else:
+            self._quiet_s += passed_s
+        age_s, self._begun_s = self._begun_s, self._begun_s + passed_s
+        limits, phase, transport = self._server.limits, self._phase, self.transport
+        if transport is None:
+            return
+        if self._unwritable or phase is _RETURNING:
+            if phase is not _STORY and self._takes_nothing(limits.write_idle_timeout_s):
+                if phase is _EXCHANGE:
+                    self._exchange.lost(ClientGone("the client does not read its answer"))
+                self.cut()
+        elif phase is _EXCHANGE:
+            self._look_at_exchange(age_s, passed_s)
+        elif phase is _OPENING:
+            self._exchange.look_at_age(age_s)  # the rest is for who opens the connection
+        elif phase is _READING and self._ahead:
+            if age_s >= limits.head_timeout_s:
+                self._part()
+                self._server.refuse(transport, self._place, Refusal(Problem.REQUEST_TIMEOUT))
+        elif phase is _READING and self._quiet_s >= limits.keepalive_timeout_s:
+            transport.close()
+
+    def _look_at_exchange(self, age_s: float, passed_s: float) -> None:
+        exchange, idle_s = self._exchange, self._server.limits.body_idle_timeout_s
+        if self._left and not self._reading_paused:  # the client is waited for
+            self._waited_s += passed_s
+            if idle_s and self._quiet_s >= idle_s:
+                exchange.end_with(Refusal(Problem.REQUEST_TIMEOUT, "the request body stalled"))
+            elif exchange.crowded and relay.too_slow(self._record.request_octets, self._waited_s):
+                exchange.end_with(relay.slow())
+        else:
+            exchange.look(self._quiet_s, client_paused=self._reading_paused)
+        if self._phase is _EXCHANGE:
+            exchange.look_at_age(age_s)
+
+    def _takes_nothing(self, idle_s: float) -> bool:
+        """Tells whether the client has taken nothing for too long; it may be as slow as it likes."""
+        before, self._untaken_before = self._untaken_before, self.untaken()
+        if before is None or self._untaken_before < before:
+            self._quiet_s = 0.0
+            return False
+        return bool(idle_s) and self._quiet_s >= idle_s

@@ -1,0 +1,310 @@
+"""An exchange on the direct path: the sink of a kept connection to the upstream, whose answer goes straight to the client.
+
+One object serves all requests of a client's connection, one after the other. It takes the course that nearly every
+request takes, and leaves all others to the handler, with what has happened so far (``Begun``).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from proxy.clock import http_date
+from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
+from proxy.gateway import answer, rewrite
+from proxy.gateway.begun import Answer, Begun
+from proxy.gateway.decide import Forward
+from proxy.gateway.handler import Handler
+from proxy.gateway.record import ClientGone, RequestRecord
+from proxy.http1.framing import LAST_CHUNK, BodyKind, Framing, encode_chunk
+from proxy.http1.wire import ResponseHead
+from proxy.units import KIB
+from proxy.upstream.connection import UpstreamConnection
+from proxy.upstream.exchange import Exchange
+
+_HTTP_11 = (1, 1)
+_ONE_WRITE = 16 * KIB  # octets of a body up to which copying costs less than writing twice
+
+
+class Client(Protocol):
+    """The client's connection, as the exchange uses it."""
+
+    active: bool
+    """Something happened since the last look."""
+
+    @property
+    def unwritable(self) -> bool:
+        """It does not take what was written."""
+
+    @property
+    def body_left(self) -> int:
+        """Octets of the request's body that have not come."""
+
+    @property
+    def body_complete(self) -> bool:
+        """All of the request's body has come, and was sent."""
+
+    def send(self, data: bytes) -> None:
+        """Writes octets, as far as the client is still there."""
+
+    def pause_client(self) -> None:
+        """Stops reading. Idempotent."""
+
+    def resume_client(self) -> None:
+        """Reads again. Idempotent."""
+
+    def ended(self, *, stays: bool) -> None:
+        """The answer is whole; the next request may come, if the connection stays."""
+
+    def go_on(self, begun: Begun) -> None:
+        """The handler serves the rest."""
+
+    def cut(self) -> None:
+        """Closes at once, so that the client sees that its answer is not whole."""
+
+
+class DirectExchange:
+    """The exchange under way, if there is one. A ``Sink``."""
+
+    __slots__ = (
+        "_chunked", "_client", "_forward", "_handler", "_head_out", "_octets_out", "_pieces", "_record", "_stays",
+        "_upstream", "started",
+    )  # fmt: skip
+
+    def __init__(self, handler: Handler, client: Client) -> None:
+        self._handler = handler
+        self._client = client
+        self._forward: Forward
+        self._record: RequestRecord
+        self._upstream: UpstreamConnection | None = None  # while there is an exchange
+        self._stays = True  # the client's connection may serve another request
+        self._pieces: list[bytes] | None = None  # of the request's body, while it is held as a whole
+        self._chunked = False  # the answer is
+        self._head_out = b""  # the answer's head, until its first octets can go with it
+        self._octets_out = 0
+        self.started = False  # the answer has begun
+
+    def begin(self, forward: Forward, record: RequestRecord, *, stays: bool) -> None:
+        """Takes a request that is decided; `stays` says that the client's connection may serve another one."""
+        self._forward = forward
+        self._record = record
+        self._stays = stays
+        self._pieces = []
+        self._octets_out = 0
+        self.started = False
+        plan = forward.admitted.plan
+        record.routed(plan)
+        plan.retry_budget.earn()
+        self._handler.traffic.begin(self)
+
+    def start(self, upstream: UpstreamConnection, body: bytes) -> None:
+        """Sends the request on a connection, with what has come of its body."""
+        forward, client = self._forward, self._client
+        self._upstream = upstream
+        head = forward.head
+        if body:
+            self._hold(body)
+            head += body
+        self._record.sent()
+        try:
+            upstream.start(head, method=forward.admitted.head.method, sink=self, body_expected=client.body_left > 0)
+        except GatewayError as error:
+            self._go_on(failure=error)
+        else:
+            if client.unwritable:  # it has not taken its last answer yet
+                upstream.pause_reading()
+
+    def send(self, body: bytes, *, last: bool) -> None:
+        """Sends octets of the request's body."""
+        upstream = self._upstream
+        assert upstream is not None
+        self._hold(body)
+        upstream.write(body)
+        if last and self._upstream is upstream:  # else writing has ended the exchange
+            upstream.end_body()
+
+    def _hold(self, body: bytes) -> None:
+        """Counts octets of the body, and holds it while all of it may be held."""
+        record = self._record
+        record.request_octets += len(body)
+        if self._pieces is not None:
+            if record.request_octets <= self._forward.admitted.plan.route.on_unauthorized.max_replay_body:
+                self._pieces.append(body)
+            else:
+                self._pieces = None
+
+    # ---- the upstream's answer: the sink's calls
+
+    def on_informational(self, head: ResponseHead) -> None:
+        """Passes an interim response on."""
+        self._client.active = True
+        if rewrite.reflects(head, self._forward.token):
+            assert self._upstream is not None
+            self._upstream.fail(rewrite.reflection())
+        else:
+            self._client.send(answer.interim_head(head))
+
+    def on_head(self, head: ResponseHead, framing: Framing) -> None:
+        """Passes the answer's head on, together with the octets that came with it."""
+        client, record, forward = self._client, self._record, self._forward
+        client.active = True
+        record.answered()
+        token, admitted, status = forward.token, forward.admitted, head.status
+        if client.body_left or (status == 401 and token is not None) or rewrite.reflects(head, token):
+            self._adopt(head, framing)
+            return
+        method = admitted.head.method
+        record.replied(status)
+        framing = answer.framed(framing, version=_HTTP_11)
+        self._chunked = framing.kind is BodyKind.CHUNKED
+        self._stays = self._stays and not self._handler.traffic.draining
+        data = answer.answer_head(
+            status,
+            head.reason,
+            rewrite.inbound_lines(head, admitted.plan.response_rules, method=method),
+            framing,
+            method=method,
+            version=_HTTP_11,
+            keep_alive=self._stays,
+            date=http_date,
+        )
+        assert self._upstream is not None
+        if self._upstream.followed:
+            self._head_out = data
+        else:
+            self.started = True
+            client.send(data)
+
+    def on_data(self, data: bytes) -> None:
+        """Passes octets of the answer on."""
+        client = self._client
+        client.active = True
+        self._octets_out += len(data)
+        if self._chunked:
+            data = encode_chunk(data)
+        if self._head_out:
+            head, self._head_out = self._head_out, b""
+            self.started = True
+            if len(data) > _ONE_WRITE:
+                client.send(head)
+            else:
+                data = head + data
+        client.send(data)
+
+    def on_end(self) -> None:
+        """Ends the answer; the client's connection goes on to its next request."""
+        last = self._head_out + LAST_CHUNK if self._chunked else self._head_out
+        if last:
+            self._head_out = b""
+            self._client.send(last)
+        upstream, self._upstream = self._upstream, None
+        assert upstream is not None
+        self._forward.admitted.plan.pool.release(upstream)
+        self._finish()
+        self._client.ended(stays=self._stays)
+
+    def on_error(self, error: GatewayError) -> None:
+        """Goes on in the handler, while the client can still be told."""
+        self._upstream = None
+        self._head_out = b""
+        if self.started:
+            self._record.failed(error)
+            self._finish()
+            self._client.cut()
+        else:
+            self._go_on(failure=error)
+
+    def on_unwritable(self) -> None:
+        """Holds the client back, whose body the upstream does not take."""
+        self._client.pause_client()
+
+    def on_writable(self) -> None:
+        """Lets the client go on."""
+        self._client.active = True
+        self._client.resume_client()
+
+    # ---- what holds it up, and what ends it
+
+    @property
+    def crowded(self) -> bool:
+        """Tells whether other requests wait for a connection like its own."""
+        return self._forward.admitted.plan.pool.pending > 0
+
+    def pause(self) -> None:
+        """Holds the upstream back, whose answer the client does not take."""
+        if self._upstream is not None:
+            self._upstream.pause_reading()
+
+    def resume(self) -> None:
+        """Lets the upstream go on."""
+        if self._upstream is not None:
+            self._upstream.resume_reading()
+
+    def lost(self, gone: ClientGone) -> None:
+        """Ends it, since the client has left, or is to be left."""
+        self._give_up_upstream()
+        self._record.failed(gone)
+        self._finish()
+
+    def cancel(self) -> None:
+        """Ends it, since the gateway stops."""
+        self.end_with(Refusal(Problem.DRAINING, retry_after_s=1.0))
+
+    def end_with(self, failure: GatewayError) -> None:
+        """Ends it with a failure: the client gets an answer that tells of it, or sees that the one begun is not whole."""
+        self._give_up_upstream()
+        self.on_error(failure)
+
+    def look_at_age(self, age_s: float) -> None:
+        """Ends it if it has taken too long as a whole."""
+        total_s = self._forward.admitted.plan.route.timeouts.total_s
+        if total_s and age_s >= total_s:
+            self._late(ErrorType.HTTP_RESPONSE_TIMEOUT, "total time is over")
+
+    def look(self, quiet_s: float, *, client_paused: bool) -> None:
+        """Ends it if nothing came for too long. Not while the client is waited for."""
+        timeouts = self._forward.admitted.plan.route.timeouts
+        if self._client.body_left:
+            if client_paused and timeouts.idle_s and quiet_s >= timeouts.idle_s:
+                self._late(ErrorType.CONNECTION_WRITE_TIMEOUT, "the upstream does not read the request")
+        elif not self.started:
+            if timeouts.first_byte_s and quiet_s >= timeouts.first_byte_s:
+                self._late(ErrorType.HTTP_RESPONSE_TIMEOUT, "no response in time")
+        elif timeouts.idle_s and quiet_s >= timeouts.idle_s:
+            self._late(ErrorType.CONNECTION_READ_TIMEOUT, "the response stalled")
+
+    def _late(self, error_type: ErrorType, detail: str) -> None:
+        self.end_with(GatewayError(error_type, Side.UPSTREAM, detail))
+
+    def _give_up_upstream(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+
+    def _finish(self) -> None:
+        """Counts and logs the request."""
+        self._record.response_octets = self._octets_out
+        self._record.finish()
+        self._handler.traffic.end(self)
+
+    def _adopt(self, head: ResponseHead, framing: Framing) -> None:
+        """Leaves the answer under way to the handler."""
+        upstream, self._upstream = self._upstream, None
+        assert upstream is not None
+        forward = self._forward
+        exchange = Exchange.adopted(forward.admitted.plan.pool, upstream, head, framing)
+        self._go_on(answered=Answer(exchange=exchange, head=head, framing=framing, token=forward.token))
+
+    def expired(self) -> None:
+        """Leaves a request to the handler whose token has run out while it waited for its connection."""
+        self._go_on()
+
+    def _go_on(self, *, failure: GatewayError | None = None, answered: Answer | None = None) -> None:
+        begun = Begun(
+            self._forward,
+            under_way=True,
+            pieces=self._pieces,
+            body_complete=self._client.body_complete,
+            failure=failure,
+            answer=answered,
+        )
+        self._client.go_on(begun)
