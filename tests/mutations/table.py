@@ -236,6 +236,20 @@ MUTATIONS = (
         ("tests/gateway/test_fail_closed.py::test_a_token_that_runs_out_while_its_request_waits_for_a_connection",),
     ),
     Mutation(
+        "a token that runs out on the way, on the direct path",
+        "proxy/gateway/direct.py",
+        "elif decision.token is not None and not decision.token.usable(self._server.now()):",
+        "elif decision.token is not None and decision.token.lifetime_s < 0:",
+        ("tests/gateway/test_fail_closed.py::test_a_token_that_runs_out_while_its_request_waits_for_a_connection",),
+    ),
+    Mutation(
+        "credentials of a connection, on the direct path",
+        "proxy/gateway/direct.py",
+        "if decision.__class__ is Forward and not decision.admitted.binds_connection:",
+        "if decision.__class__ is Forward:",
+        (UPSTREAM + "test_t29_a_connection_that_somebody_has_authenticated",),
+    ),
+    Mutation(
         "the last moment of a token",
         "proxy/tokens/access_token.py",
         "return now_s < self.usable_until_s",
@@ -369,16 +383,23 @@ MUTATIONS = (
     Mutation(
         "the token in a response's head",
         "proxy/gateway/rewrite.py",
-        "    for shape in shapes:\n",
-        "    for shape in shapes[:0]:\n",
+        "return token is not None and any(map(head.holds, token.shapes))",
+        "return token is not None and any(map(head.holds, token.shapes[:0]))",
         (UPSTREAM + "test_t16_a_head_that_shows_the_token",),
     ),
     Mutation(
         "the token in a response's head, percent-encoded",
-        "proxy/gateway/rewrite.py",
-        "else (text, *_percent_encoded(text))",
-        "else (text,)",
+        "proxy/tokens/access_token.py",
+        "dict.fromkeys((text, upper, lower))",
+        "dict.fromkeys((text, text))",
         (UPSTREAM + "test_t9_location",),
+    ),
+    Mutation(
+        "the token in an interim head, on the direct path",
+        "proxy/gateway/direct_exchange.py",
+        "if rewrite.reflects(head, self._forward.token):",
+        "if head is None:",
+        (UPSTREAM + "test_t16_a_head_that_shows_the_token",),
     ),
     Mutation(
         "the token in an interim head",
@@ -461,8 +482,15 @@ MUTATIONS = (
     Mutation(
         "the time between octets of a body",
         "proxy/gateway/relay.py",
-        "self._limits.body_idle_timeout_s",
-        "self._limits.body_idle_timeout_s * 99",
+        "self.limits.body_idle_timeout_s or None",
+        "self.limits.body_idle_timeout_s * 99 or None",
+        (PROCESS + "test_t23_one_client_takes_all_it_can",),
+    ),
+    Mutation(
+        "the time between octets of a body, on the direct path",
+        "proxy/gateway/direct.py",
+        "exchange, idle_s = self._exchange, self._server.limits.body_idle_timeout_s",
+        "exchange, idle_s = self._exchange, self._server.limits.body_idle_timeout_s * 99",
         (PROCESS + "test_t23_one_client_takes_all_it_can",),
     ),
     Mutation(
