@@ -30,12 +30,14 @@ _STEP_S = 3 * SECONDS  # the longest that one step may take; less if the credent
 _NO_TLS = (
     "check scheme and port of the URL; the server may speak no TLS there, or no version that tls.min_version admits"
 )
+_NO_CERTIFICATE = "the server wants a client certificate, or refuses ours: check tls.cert_file and tls.key_file"
+_ALERT_S = 0.2 * SECONDS  # for an alert that follows a handshake
 _MAX_TEXT = 120  # characters of a name in a certificate
 _MAX_NAMES = 5
 _UNCLEAR = frozenset({Outcome.CONNECT, Outcome.TLS, Outcome.TIMEOUT})  # outcomes of which there is more to find out
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Peer:
     """Whom the first connection is made to: the authorization server, or the proxy before it."""
 
@@ -43,6 +45,7 @@ class _Peer:
     port: int
     server_name: str | None  # None where no TLS is spoken on that connection
     min_version: ssl.TLSVersion
+    may_want_certificate: bool  # we have none to show
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -124,12 +127,19 @@ async def _handshake(peer: _Peer, server_name: str, lines: list[str], step_s: fl
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(step_s):
-            _, writer = await asyncio.open_connection(peer.host, peer.port, ssl=context, server_hostname=server_name)
+            reader, writer = await asyncio.open_connection(
+                peer.host, peer.port, ssl=context, server_hostname=server_name
+            )
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        if peer.may_want_certificate:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(step_s, _ALERT_S)):
+                    await reader.read(1)  # since TLS 1.3 a server says so only after our side of the handshake
     except TimeoutError:
         return _Found([*lines, f"{peer}: no answer to a TLS handshake within {step_s:g} s"], Stage.TLS, _NO_TLS)
     except (OSError, ValueError) as error:
-        return _Found([*lines, f"{peer}: no TLS handshake: {_words(error)}"], Stage.TLS, _NO_TLS)
+        hint = _NO_TLS if "certificate" not in _words(error) else _NO_CERTIFICATE
+        return _Found([*lines, f"{peer}: no TLS handshake: {_words(error)}"], Stage.TLS, hint)
     finally:
         await _closed(writer)
     return _Found(
@@ -144,7 +154,13 @@ def _peer(registration: Registration) -> _Peer:
     host = url.hostname or ""
     tls = registration.tls or TlsSettings()
     version = ssl.TLSVersion.TLSv1_3 if tls.min_version == "1.3" else ssl.TLSVersion.TLSv1_2
-    return _Peer(host, url.port or (443 if secure else 80), (tls.server_name or host) if secure else None, version)
+    return _Peer(
+        host=host,
+        port=url.port or (443 if secure else 80),
+        server_name=(tls.server_name or host) if secure else None,
+        min_version=version,
+        may_want_certificate=tls.cert_file is None,
+    )
 
 
 async def _addresses(peer: _Peer) -> list[str]:

@@ -231,7 +231,7 @@ async def test_a_server_that_wants_a_certificate(authority):
     with alerting_server(context) as port:
         lines = await told(registration(f"https://127.0.0.1:{port}/token", tls=TlsSettings(ca_file=authority.file)))
     assert stage(lines) == "TLS"
-    assert "certificate required" in lines[0]
+    assert "certificate required" in "\n".join(lines[:-1])  # at the latest when the way is gone once more
     assert "tls.cert_file" in hint(lines)
 
 
