@@ -88,6 +88,12 @@ async def world(folder: Path) -> AsyncIterator[World]:
         sent_on.extend(requests_of(upstream))
 
 
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for tests whose matter is the same on both paths of a request: they run once."""
+    return tmp_path_factory.mktemp("gateway")
+
+
 def problem(answer: Answer) -> str:
     """Returns the suffix of the problem that an answer of the gateway's own names."""
     assert len(answer.body) <= 512
@@ -156,7 +162,7 @@ MALFORMED: dict[str, tuple[Reply, Outcome]] = {
     "P18-nothing": (Reply(raw=b""), Outcome.CONNECT),
     "P18-not HTTP": (Reply(raw=b"SSH-2.0-OpenSSH_9\r\n\r\n"), Outcome.MALFORMED),
     "P18-drip": (Reply(200, RIGHT.encode(), drip_s=0.05), Outcome.TIMEOUT),
-    "P18-silence": (Reply(200, gate=asyncio.Event()), Outcome.TIMEOUT),
+    "P18-silence": (Reply(200, RIGHT.encode(), drip_s=60.0), Outcome.TIMEOUT),
     "P20-500": (text(SAID.text, 500, ("Content-Type", "text/plain")), Outcome.SERVER_ERROR),
     "P20-429 without Retry-After": (json_reply(429), Outcome.RATE_LIMITED),
     "P20-503 Retry-After 1": (json_reply(503, fields=(("Retry-After", "1"),)), Outcome.SERVER_ERROR),
@@ -168,10 +174,10 @@ MALFORMED: dict[str, tuple[Reply, Outcome]] = {
 
 
 @pytest.mark.parametrize(("reply", "outcome"), MALFORMED.values(), ids=MALFORMED)
-async def test_a_reply_that_is_no_grant(tmp_path, caplog, reply, outcome):
+async def test_a_reply_that_is_no_grant(folder, caplog, reply, outcome):
     """503 at once, nothing upstream, nothing kept, nothing repeated; the next good reply serves by itself."""
     caplog.set_level(logging.DEBUG)
-    async with world(tmp_path) as odd:
+    async with world(folder) as odd:
         odd.server.script.append(reply)
         odd.server.default = token_reply(GOOD)
         answer = await odd.get()
@@ -272,10 +278,10 @@ USED: dict[str, tuple[Reply, float | None]] = {
 
 
 @pytest.mark.parametrize(("reply", "life_s"), USED.values(), ids=USED)
-async def test_a_reply_that_is_odd_and_plain(tmp_path, caplog, reply, life_s):
+async def test_a_reply_that_is_odd_and_plain(folder, caplog, reply, life_s):
     """Its token goes upstream as `Bearer`, its life is the one that can be believed, and nothing else of it is kept."""
     caplog.set_level(logging.DEBUG)
-    async with world(tmp_path) as odd:
+    async with world(folder) as odd:
         odd.server.script.append(reply)
         odd.server.default = token_reply(GOOD)
         answer = await odd.get()
