@@ -171,7 +171,8 @@ class CredentialSection(Section):
     )
     private_key_file: FilePath | None = key(
         None,
-        description="private_key_jwt: a file with the private key, PEM or JWK; read again when it changes.",
+        description="private_key_jwt: a file with the private key, PEM or JWK; read again when it changes. Where the PEM "
+        "also holds the key's certificate, assertions name that (`x5t#S256`).",
         examples=["/run/secrets/orders.pem"],
     )
     client_assertion_file: FilePath | None = key(

@@ -5,7 +5,8 @@ The key is the client's own (`private_key_jwt`) or its secret (`client_secret_jw
 first key is read, since they cost time and memory that a gateway without assertions does not have to spend. No clock and
 no chance: the present moment and the `jti` are arguments.
 
-Source: RFC 7523 §2.2 and §3, RFC 7521 §4.2, draft-ietf-oauth-rfc7523bis (audience, `typ`); RFC 7518 §3 (algorithms).
+Source: RFC 7523 §2.2 and §3, RFC 7521 §4.2, draft-ietf-oauth-rfc7523bis (audience, `typ`); RFC 7518 §3 (algorithms);
+RFC 7515 §4.1.8 (`x5t#S256`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from proxy.secret import Secret
 from proxy.units import SECONDS
 
 if TYPE_CHECKING:
-    from joserfc.jwk import Key
+    from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 BACKDATED_S = 5 * SECONDS  # `iat` lies so far back, for a server whose clock is behind ours
@@ -53,6 +54,7 @@ class SigningKey:
 
     algorithm: str
     key_id: str | None
+    thumbprint: str | None  # `x5t#S256` of its certificate, for servers that know a key by that
     material: Key = field(repr=False)
 
 
@@ -82,6 +84,8 @@ def signed(
     header = {"alg": key.algorithm, "typ": settings.typ}
     if key.key_id is not None:
         header["kid"] = key.key_id
+    if key.thumbprint is not None:
+        header["x5t#S256"] = key.thumbprint
     claims = {
         "iss": client_id,
         "sub": client_id,
@@ -130,7 +134,7 @@ def _secret_key(secret: Secret, settings: AssertionSettings) -> SigningKey:
         raise ConfigurationError(f"client_secret: {fault}")
     from joserfc.jwk import OctKey  # noqa: PLC0415  # see above
 
-    return SigningKey(algorithm, settings.key_id, OctKey.import_key(secret.reveal().encode()))
+    return SigningKey(algorithm, settings.key_id, None, OctKey.import_key(secret.reveal().encode()))
 
 
 def _private_key(proof: Secret, settings: AssertionSettings) -> SigningKey:
@@ -168,7 +172,13 @@ def _private_key(proof: Secret, settings: AssertionSettings) -> SigningKey:
     if algorithm not in fitting:
         raise ConfigurationError(f"signing_alg: the key is for {' or '.join(fitting)}, not for {algorithm}")
     key_id = settings.key_id or members.get("kid")
-    return SigningKey(algorithm, key_id if isinstance(key_id, str) else None, key)
+    thumbprint = members.get("x5t#S256") if members else _thumbprint(text, key)
+    return SigningKey(
+        algorithm,
+        key_id if isinstance(key_id, str) else None,
+        thumbprint if isinstance(thumbprint, str) else None,
+        key,
+    )
 
 
 def _from_pem(text: str) -> Key:
@@ -189,6 +199,26 @@ def _from_pem(text: str) -> Key:
     if isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey):
         return jwk.OKPKey(key, key)
     raise ValueError
+
+
+def _thumbprint(text: str, key: RSAKey | ECKey | OKPKey) -> str | None:
+    """Returns the `x5t#S256` of the key's certificate, where one stands in the same PEM text.
+
+    Raises ConfigurationError where certificates do, and none is the key's.
+    """
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        return None
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415  # see above
+    from cryptography.x509 import load_pem_x509_certificates  # noqa: PLC0415
+
+    try:
+        certificates = load_pem_x509_certificates(text.encode())
+        of_the_key = [found for found in certificates if found.public_key() == key.public_key]
+    except ValueError:
+        of_the_key = []
+    if not of_the_key:
+        raise ConfigurationError("private_key_file: the file also holds a certificate, and it is not the key's")
+    return base64.urlsafe_b64encode(of_the_key[0].fingerprint(SHA256())).rstrip(b"=").decode()
 
 
 def _decoded(part: str) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from tests.config.test_lint import warnings
 from tests.config.written import MINIMAL, ROUTE, faults, loaded
-from tests.oauth.certificates import self_signed
+from tests.oauth.certificates import certificate_of, self_signed
 from tests.support.program import environment
 
 
@@ -118,6 +118,18 @@ def test_what_is_no_private_key(text):
     assert faults(credential(BY_KEY + "private_key_file: key.pem")) == [
         f"4:23: {ORDERS}.private_key_file: the file holds no private key: PEM without a password, or a JWK"
     ]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["its own", "another key's"])
+def test_a_certificate_beside_the_key(own):
+    """In the same file, before the key or behind it; one of another key would be refused by every server."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = certificate_of(key if own else ec.generate_private_key(ec.SECP256R1()))
+    for number, text in enumerate([pem(key) + certificate, certificate + pem(key)]):
+        Path(f"key{number}.pem").write_bytes(text)
+        found = faults(credential(BY_KEY + f"private_key_file: key{number}.pem"))
+        expected = f"4:23: {ORDERS}.private_key_file: the file also holds a certificate, and it is not the key's"
+        assert found == ([] if own else [expected])
 
 
 def test_a_public_key():

@@ -1,4 +1,4 @@
-"""Certificates made for one test run by the `openssl` command."""
+"""Certificates made for one test run: by the `openssl` command, or here for a key that there is."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import shutil
 import ssl
 import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
 
 @dataclass(frozen=True)
@@ -40,3 +45,12 @@ def self_signed(folder: Path, name: str, *, host: str = "IP:127.0.0.1") -> SelfS
         command += ["-addext", extension]
     subprocess.run(command, check=True, capture_output=True, timeout=30)
     return made
+
+
+def certificate_of(key: Any) -> bytes:
+    """Returns a certificate that an RSA or EC key signs for itself, as PEM."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "legacy-app")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).serial_number(x509.random_serial_number())
+    made = made.public_key(key.public_key()).not_valid_before(now).not_valid_after(now + timedelta(days=2))
+    return made.sign(key, SHA256()).public_bytes(Encoding.PEM)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
+import json
+from base64 import b64decode, urlsafe_b64decode, urlsafe_b64encode
+from hashlib import sha256
 from urllib.parse import quote_plus, unquote_plus
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
+from joserfc.jwk import ECKey
 
 from proxy.oauth.client_auth import Attempt, authenticate, basic, refusal_hint
 from proxy.oauth.registration import ClientAuthMethod
 from proxy.secret import Secret
+from tests.oauth.certificates import certificate_of
 from tests.oauth.registrations import proof, registration
 
 FORM = [("grant_type", "client_credentials")]
@@ -75,6 +82,26 @@ def test_client_secret_post():
     request = authenticate(registration(method=POST), Secret("p w"), FORM, ATTEMPT)
     assert request.form == [*FORM, ("client_id", "legacy-app"), ("client_secret", "p w")]
     assert request.headers == []
+
+
+def test_a_key_that_goes_by_its_certificate():
+    """The assertion names the certificate beside the key in the PEM, or what the JWK says; otherwise none."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    certificate = certificate_of(key)
+    octets = x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER)
+    thumbprint = urlsafe_b64encode(sha256(octets).digest()).decode().rstrip("=")
+    jwk = ECKey.import_key(plain).as_dict(private=True)
+    for text, expected in (
+        (plain.decode(), None),
+        ((plain + certificate).decode(), thumbprint),
+        (json.dumps(jwk), None),
+        (json.dumps(jwk | {"x5t#S256": thumbprint}), thumbprint),
+    ):
+        client = registration(method=ClientAuthMethod.PRIVATE_KEY_JWT)
+        request = authenticate(client, Secret(text), FORM, ATTEMPT)
+        header = dict(request.form)["client_assertion"].split(".")[0]
+        assert json.loads(urlsafe_b64decode(header + "==")).get("x5t#S256") == expected
 
 
 @pytest.mark.parametrize("method", list(ClientAuthMethod))
