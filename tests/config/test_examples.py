@@ -18,12 +18,15 @@ from tests.config.json_schema import complaints
 TOP = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((TOP / "config" / "examples").glob("*.yaml"))
 FILES = [TOP / "config" / "proxy.yaml", *EXAMPLES]
-NEEDED = re.compile(r"\$\{([A-Z_]+)\}")
+RECIPES = sorted((TOP / "config" / "examples" / "recipes").glob("*.yaml"))  # which tests/recipes runs
+NEEDED = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
 
 def environment(path: Path) -> dict[str, str]:
     values = {"TOKEN_URL": "https://as.example/token", "UPSTREAM_URL": "https://api.example", "CLIENT_SECRET": "x"}
-    return dict.fromkeys(NEEDED.findall(path.read_text(encoding="utf-8")), "x") | values
+    names = NEEDED.findall(path.read_text(encoding="utf-8"))
+    urls = {name: "https://as.example" for name in names if name.endswith(("_URL", "_ENDPOINT"))}
+    return dict.fromkeys(names, "x") | urls | values
 
 
 def test_the_examples_are_there():
@@ -33,7 +36,7 @@ def test_the_examples_are_there():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*FILES, *RECIPES], ids=lambda path: path.stem)
 def test_it_loads(path):
     """Without a fault and without a warning."""
     loaded = load(path, environ=environment(path), check_files=False)
@@ -41,7 +44,7 @@ def test_it_loads(path):
     assert [str(warning) for warning in loaded.warnings()] == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*FILES, *RECIPES], ids=lambda path: path.stem)
 def test_an_editor_knows_it(path):
     """The first line leads to the schema, and the schema is content."""
     text = path.read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.clock import Clock, SystemClock
-from proxy.config.load import load
+from proxy.config.load import Loaded, load
 from proxy.gateway.settings import TcpAddress
 from proxy.process.assemble import Gateway
 
@@ -69,6 +69,13 @@ async def running_gateway(
     file = folder / "proxy.yaml"
     file.write_text(text, encoding="utf-8")
     loaded = load(file, environ=dict(environ or {}), use_env_file=False)
+    async with running(loaded, clock=clock) as gateway:
+        yield gateway
+
+
+@asynccontextmanager
+async def running(loaded: Loaded, *, clock: Clock | None = None) -> AsyncIterator[RunningGateway]:
+    """Runs a gateway with a configuration that has been loaded."""
     gateway = Gateway(loaded.settings, clock or SystemClock(), direct=Taken.direct)
     await gateway.start()
     try:
