@@ -103,6 +103,23 @@ async def test_a_recipe_without_the_vendors_rule(recipe: Recipe, tmp_path: Path,
     assert "WARNING" in {record.levelname for record in caplog.records}
 
 
+@pytest.mark.parametrize("slash", ["/", ""], ids=["with the slash", "without"])
+async def test_auth0_with_a_key(tmp_path: Path, slash: str):
+    """What the recipe's comment says, done: the audience ends with a slash, or there is no token."""
+    text = (FOLDER / "auth0.yaml").read_text(encoding="utf-8")
+    assert "assertion_audience: ${AUTH0_URL}/ " in text
+    by_key = f"private_key_file: ${{PRIVATE_KEY_FILE}}\n    assertion_audience: ${{AUTH0_URL}}{slash}\n"
+    text = text.replace("client_secret_post", "private_key_jwt")
+    text = re.sub(r"client_secret_file: .*\n", by_key, text)
+    file = tmp_path / "auth0.yaml"
+    file.write_text(text, encoding="utf-8")
+    async with StandIn(vendors.auth0_key) as vendor:
+        configuration = loaded(file, environment(vendor.url, tmp_path, CLUSTER))
+        async with running(configuration) as gateway:
+            answer = await ask(gateway.port, request("/orders"))
+    assert ((200, []) if slash else (503, ["invalid_client"])) == (answer.status, vendor.refusals[:1])
+
+
 def test_each_recipe_is_run():
     """None stands there untried."""
     assert {path.stem for path in FILES} == {recipe.name for recipe in RECIPES}

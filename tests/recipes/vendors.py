@@ -120,6 +120,20 @@ def auth0(request: TokenRequest) -> dict[str, Any]:
     return {"token_type": "Bearer", "expires_in": 86400, "scope": "read:orders"}
 
 
+def auth0_key(request: TokenRequest) -> dict[str, Any]:
+    """By a key: the audience is the tenant, at most five minutes, once only.
+
+    Source: auth0.com/docs/get-started/authentication-and-authorization-flow/authenticate-with-private-key-jwt.
+    """
+    _need(request.path == "/oauth/token", 404, "not_found", "no such path")
+    _, claims = _verified(request, client_key(), ["RS256"])
+    _need(claims["aud"] == f"{request.origin}/", 401, "invalid_client", "aud")
+    _need(claims["iss"] == claims["sub"] == CLIENT_ID and claims["jti"], 401, "invalid_client", "claims")
+    _need(claims["exp"] - SystemClock().wall() <= 300, 401, "invalid_client", "exp")
+    _need(request.form.get("audience") == API, 403, "access_denied", "No audience parameter was provided")
+    return {"token_type": "Bearer", "expires_in": 86400, "scope": "read:orders"}
+
+
 def okta(request: TokenRequest) -> dict[str, Any]:
     """A custom authorization server, and the org's own, which takes private_key_jwt alone.
 
