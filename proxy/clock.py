@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from functools import partial
 from typing import Protocol
 
 
@@ -30,18 +31,14 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clocks."""
 
-    __slots__ = ()
+    __slots__ = ("now",)
 
-    if hasattr(time, "CLOCK_BOOTTIME"):
-
-        def now(self) -> float:
-            """Returns seconds on CLOCK_BOOTTIME."""
-            return time.clock_gettime(time.CLOCK_BOOTTIME)
-    else:  # pragma: no cover  # not Linux
-
-        def now(self) -> float:
-            """Returns seconds on the monotonic clock."""
-            return time.monotonic()  # noqa: TID251
+    def __init__(self) -> None:
+        # on CLOCK_BOOTTIME where it is known, else monotonic; an attribute, since each request reads it several times
+        boot = getattr(time, "CLOCK_BOOTTIME", None)
+        self.now: Callable[[], float] = (
+            time.monotonic if boot is None else partial(time.clock_gettime, boot)  # noqa: TID251
+        )
 
     def wall(self) -> float:
         """Returns seconds since the Unix epoch."""

@@ -47,7 +47,7 @@ class Peer:
         return self.address is not None and any(self.address in network for network in networks)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Access:
     """Access rules made ready for requests."""
 
@@ -103,7 +103,7 @@ class Access:
         return any(origin.partition(b"://")[2] != authority or authority is None for origin in origins)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Visitor:
     """The other end of one connection as the rules of one configuration see it. Made once for a connection."""
 
@@ -113,6 +113,7 @@ class Visitor:
     trusted: bool  # it is a trusted proxy
     address: bytes | None  # IP address text, None for a unix socket
     name: str  # for the log
+    derived: dict[object, list[bytes]] = field(default_factory=dict, repr=False)  # what is told of it, by whom
 
     @classmethod
     def of(cls, peer: Peer, access: Access, *, secure: bool) -> Visitor:

@@ -16,7 +16,6 @@ from proxy.http1.wire import ResponseHead, head_octets, response_head
 _HTTP_11 = (1, 1)
 _UNTIL_CLOSE = Framing(BodyKind.UNTIL_CLOSE)
 _CHUNKED = Framing(BodyKind.CHUNKED)
-_DATES = frozenset({b"Date:", b"date:"})
 
 
 def framed(framing: Framing, *, version: tuple[int, int]) -> Framing:
@@ -39,20 +38,18 @@ def answer_head(
     method: bytes,
     version: tuple[int, int],
     keep_alive: bool,
+    dated: bool,
     date: Callable[[], bytes],
 ) -> bytes:
     """Returns the head's octets. `lines` are its field lines but for framing and persistence; `framing` as `framed` says.
 
-    `date` gives the value of a Date that is missing. Raises as `head_octets` does.
+    `dated` says that Date is among them; else `date` gives its value. Raises as `head_octets` does.
     """
     if framing.kind is BodyKind.LENGTH:
         lines.append(b"Content-Length: %d" % framing.length)
     elif framing.kind is BodyKind.CHUNKED and method != b"HEAD":
         lines.append(b"Transfer-Encoding: chunked")
-    for line in lines:
-        if line[:5] in _DATES or line[:5].lower() == b"date:":
-            break
-    else:
+    if not dated:
         lines.append(b"Date: " + date())
     if not keep_alive:
         lines.append(b"Connection: close")

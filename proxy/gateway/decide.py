@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from proxy.errors import Problem, Refusal
 from proxy.gateway import rewrite
-from proxy.gateway.access import Visitor
+from proxy.gateway.access import Access, Visitor
 from proxy.gateway.problem import Reply, problem_reply
 from proxy.gateway.query_token import without_token
 from proxy.gateway.snapshot import RoutePlan, Snapshot
@@ -23,7 +23,7 @@ from proxy.http1 import target as target_rules
 from proxy.http1.fields import binds_connection, list_members
 from proxy.http1.framing import BodyKind, Framing
 from proxy.http1.target import Form, RequestTarget
-from proxy.http1.wire import METHODS, RequestHead, head_octets
+from proxy.http1.wire import MAX_DERIVED, METHODS, RequestHead, open_head
 from proxy.routing import ClientAuthorization, Matched, PathPolicy, Route, WrongMethod
 from proxy.tokens.access_token import AccessToken
 
@@ -38,8 +38,7 @@ class Admitted(NamedTuple):
 
     plan: RoutePlan
     head: RequestHead
-    request_line: bytes  # for the upstream
-    field_lines: list[bytes]  # for the upstream: everything but the token
+    open_head: bytes  # for the upstream: the request line and every field line but the token's
     framing: Framing
     expects_continue: bool
     upgrade: bytes  # the Upgrade field to send; b"" = the request does not ask for another protocol
@@ -95,12 +94,12 @@ def refused(refusal: Refusal, request_id: bytes) -> Reply:
 
 def forward(admitted: Admitted, token: AccessToken | None) -> Forward:
     """Returns the request to send, with this token. Fails closed: a route with a credential never goes without one."""
-    plan, lines = admitted.plan, admitted.field_lines
-    if plan.source is not None:
-        if token is None:
-            raise AssertionError("a route with a credential was about to be forwarded without its token")
-        lines = [*lines, plan.route.header_name + b": " + token.field_value]
-    return Forward(admitted, head_octets(admitted.request_line, lines), token)
+    plan = admitted.plan
+    if plan.source is None:
+        return Forward(admitted, admitted.open_head + b"\r\n", token)
+    if token is None:
+        raise AssertionError("a route with a credential was about to be forwarded without its token")
+    return Forward(admitted, admitted.open_head + plan.route.header_name + b": " + token.line_end, token)
 
 
 def request_id(head: RequestHead, make: Callable[[], bytes]) -> bytes:
@@ -123,20 +122,14 @@ def _admit(head: RequestHead, visitor: Visitor, request_id: bytes, snapshot: Sna
     target = target_rules.parse_target(head.target, head.method)
     framing = framing_rules.request_framing(head.version, found)
     upgrade = switching.asked(head, framing) if b"upgrade" in found else b""
-    authority = _authority(head, target)
-    host_name = None if authority is None else target_rules.parse_host(authority).name
-    if (problem := snapshot.access.host_refused(host_name)) is not None:
-        shown = (host_name or b"")[:_MAX_SHOWN].decode("latin-1")  # for the log: the commonest thing to mend
-        raise Refusal(problem, f"access.allowed_hosts does not list {shown}")
-    lower_authority = None if authority is None else authority.lower()
-    if (problem := snapshot.access.request_refused(head, lower_authority)) is not None:
-        raise Refusal(problem)
+    authority, host_name = _addressed(head, target, snapshot.access)
     if head.method == b"OPTIONS" and (target.form is Form.ASTERISK or _last_hop(head)):
         return Reply(status=204, reason=b"No Content", close=framing.kind is not BodyKind.NONE)
     plan = _routed(head, target, host_name, snapshot, request_id)
     if isinstance(plan, Reply):
         return plan
     if plan.access is not None:
+        lower_authority = None if authority is None else authority.lower()
         problem = (
             plan.access.client_refused(visitor.peer)
             or plan.access.host_refused(host_name)
@@ -163,13 +156,30 @@ def _admit(head: RequestHead, visitor: Visitor, request_id: bytes, snapshot: Sna
     return Admitted(
         plan,
         head,
-        b"%b %b HTTP/1.1" % (head.method, onward),
-        lines,
+        open_head(b"%b %b HTTP/1.1" % (head.method, onward), lines),
         framing,
         bool(expectations) and head.version == (1, 1) and framing.kind is not BodyKind.NONE,
         upgrade,
         route.client_authorization is ClientAuthorization.PASS and binds_connection(found),
     )
+
+
+def _addressed(head: RequestHead, target: RequestTarget, access: Access) -> tuple[bytes | None, bytes | None]:
+    """Returns the authority that the request names and its host, if the rules for hosts, browsers and keys let it pass."""
+    remembered = head.derived.get(access)
+    if remembered is not None and target.authority is None:
+        return remembered  # type: ignore[return-value]  # it was put there below
+    authority = _authority(head, target)
+    host_name = None if authority is None else target_rules.parse_host(authority).name
+    if (problem := access.host_refused(host_name)) is not None:
+        shown = (host_name or b"")[:_MAX_SHOWN].decode("latin-1")  # for the log: the commonest thing to mend
+        raise Refusal(problem, f"access.allowed_hosts does not list {shown}")
+    if (problem := access.request_refused(head, None if authority is None else authority.lower())) is not None:
+        raise Refusal(problem)
+    by_fields_alone = target.authority is None and authority is not None and access.rules.required_header is None
+    if by_fields_alone and len(head.derived) < MAX_DERIVED:
+        head.derived[access] = (authority, host_name)
+    return authority, host_name
 
 
 def _query(target: RequestTarget, route: Route) -> bytes | None:
@@ -210,6 +220,8 @@ def _routed(
     """
     path = target.path
     found = snapshot.table.match(host, path, head.method)
+    if found.__class__ is Matched and target_rules.unmistakable(path):  # nearly every request
+        return snapshot.plans[found.route.name]
     strict = not (isinstance(found, Matched) and found.route.path_policy is PathPolicy.RAW)
     if strict and target_rules.ambiguity(path) is not None:
         raise Refusal(Problem.AMBIGUOUS_PATH)

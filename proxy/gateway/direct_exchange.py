@@ -147,13 +147,13 @@ class DirectExchange:
         """Passes the answer's head on, together with the octets that came with it."""
         client, record, forward = self._client, self._record, self._forward
         client.active = True
-        record.answered()
+        now_s = record.answered()
         token, admitted, status = forward.token, forward.admitted, head.status
         if client.body_left or (status == 401 and token is not None) or rewrite.reflects(head, token):
             self._adopt(head, framing)
             return
         method = admitted.head.method
-        record.replied(status)
+        record.replied(status, now_s)
         framing = answer.framed(framing, version=_HTTP_11)
         self._chunked = framing.kind is BodyKind.CHUNKED
         self._stays = self._stays and not self._handler.traffic.draining
@@ -165,6 +165,7 @@ class DirectExchange:
             method=method,
             version=_HTTP_11,
             keep_alive=self._stays,
+            dated=admitted.plan.response_rules.dated(head),
             date=http_date,
         )
         assert self._upstream is not None

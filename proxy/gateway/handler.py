@@ -304,7 +304,10 @@ class Handler:
         lines = rewrite.inbound_lines(head, plan.response_rules, method=client.head.method)
         record.replied(head.status)
         unread = not client.body_complete  # the rest of an unread body would be read as the next request
-        await client.begin(head.status, head.reason, lines, answer.framing, close=self.traffic.draining or unread)
+        dated = plan.response_rules.dated(head)
+        await client.begin(
+            head.status, head.reason, lines, answer.framing, dated=dated, close=self.traffic.draining or unread
+        )
         try:
             while (data := await answer.exchange.read(plan.route.timeouts.idle_s)) is not None:
                 await client.send(data)

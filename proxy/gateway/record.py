@@ -102,17 +102,19 @@ class RequestRecord:
         self.tries += 1
         self.sent_s = self._clock.now()
 
-    def answered(self) -> None:
-        """Notes that the upstream's response head is there."""
+    def answered(self) -> float:
+        """Notes that the upstream's response head is there; returns when, on the clock."""
+        now_s = self._clock.now()
         if self.sent_s is not None:
-            self.upstream_s = self._clock.now() - self.sent_s
+            self.upstream_s = now_s - self.sent_s
             if self._metrics is not None:
                 self._metrics.upstream_durations.observe(self.upstream_s)
+        return now_s
 
-    def replied(self, status: int) -> None:
+    def replied(self, status: int, now_s: float | None = None) -> None:
         """Notes the status that the client gets."""
         self.status = status
-        self.first_byte_s = self._clock.now() - self.started_s
+        self.first_byte_s = (self._clock.now() if now_s is None else now_s) - self.started_s
 
     def refused(self, reply: Reply) -> None:
         """Notes a reply of the gateway's own."""

@@ -117,12 +117,14 @@ class ClientStream:
         if reply.status == 204:
             length = Framing(BodyKind.NONE)
         lines = [name + b": " + value for name, value in reply.fields]
-        await self.begin(reply.status, reply.reason, lines, length, close=close or reply.close)
+        await self.begin(reply.status, reply.reason, lines, length, dated=False, close=close or reply.close)
         if reply.body and self.head.method != b"HEAD":
             await self.send(reply.body)
         await self.end()
 
-    async def begin(self, status: int, reason: bytes, lines: list[bytes], framing: Framing, *, close: bool) -> None:
+    async def begin(
+        self, status: int, reason: bytes, lines: list[bytes], framing: Framing, *, dated: bool, close: bool
+    ) -> None:
         """Sends the answer's head. `framing` says how long the body is; how it is framed depends on the client."""
         framing = self._framing = answer.framed(framing, version=self.head.version)
         self.keep_alive = self.keep_alive and not close and framing.kind is not BodyKind.UNTIL_CLOSE
@@ -134,6 +136,7 @@ class ClientStream:
             method=self.head.method,
             version=self.head.version,
             keep_alive=self.keep_alive,
+            dated=dated,
             date=http_date,
         )
         self.started = True

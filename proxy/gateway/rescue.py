@@ -100,7 +100,8 @@ class RetryBudget:
 
     def earn(self) -> None:
         """Counts one request."""
-        self._left = min(self._left + self._fraction, self.RESERVE)
+        left = self._left + self._fraction
+        self._left = min(self.RESERVE, left)
 
     def spend(self) -> bool:
         """Takes one retry, if there is one left."""

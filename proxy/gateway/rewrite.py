@@ -19,7 +19,7 @@ from proxy.gateway.problem import PSEUDONYM
 from proxy.http1.fields import CONNECTION_SPECIFIC, KNOWN, Field, Spellings, connection_options, twin
 from proxy.http1.framing import BodyKind, Framing
 from proxy.http1.target import join
-from proxy.http1.wire import RequestHead, ResponseHead
+from proxy.http1.wire import MAX_DERIVED, RequestHead, ResponseHead
 from proxy.routing import ClientAuthorization, HostHeader, LiteralHost, Route, UnderscoreFields
 from proxy.tokens.access_token import AccessToken
 
@@ -31,6 +31,7 @@ _ABSOLUTE = re.compile(rb"(https?)://([^/?#]*)([^?#]*)(.*)", re.IGNORECASE | re.
 _VIA_SELF = re.compile(
     rb"(?:^|,)[ \t]*(?:HTTP/)?1\.[01][ \t]+" + re.escape(PSEUDONYM) + rb"[ \t]*(?=,|$|\()", re.IGNORECASE
 )
+_NOTHING: list[Field] = []
 MAX_LOOPS = 3  # our own pseudonym that often in Via means that we forward to ourselves
 
 
@@ -116,22 +117,9 @@ def outbound_lines(
     `host` is the authority that the client named, `upgrade` the value of Upgrade where it asks for another protocol. Raises Refusal(BAD_REQUEST) for an underscore twin,
     Refusal(LOOP_DETECTED) for our own Via three times.
     """
-    route, fates = rules.route, rules.fates
-    lines = [rules.host_line if route.host_header is HostHeader.UPSTREAM else _host_line(route, host)]
-    fields = head.fields if b"connection" not in head.known else _unlisted(head, fates)
-    odd: list[Field] = []  # of which more is to be said than their fate
-    for field in fields:
-        fate = fates[field[0]]
-        if fate is None:
-            lines.append(b": ".join(field))
-        elif fate is _Fate.COUNTED:
-            lines.append(_counted_down(field, head.method))
-        elif fate is not _DROPPED:
-            odd.append(field)
-            if fate is _REFUSED:
-                raise Refusal(Problem.BAD_REQUEST, "a field name with an underscore")
-            if visitor.trusted and (fate is _Fate.RELATED or (fate is _CLAIM and not route.forwarding.x_forwarded)):
-                lines.append(b": ".join(field))
+    route = rules.route
+    passing, odd = _sorted_out(head, rules, visitor)
+    lines = [rules.host_line if route.host_header is HostHeader.UPSTREAM else _host_line(route, host), *passing]
     if framing.kind is BodyKind.LENGTH:
         lines.append(b"Content-Length: %d" % framing.length)
     elif framing.kind is BodyKind.CHUNKED:
@@ -142,13 +130,62 @@ def outbound_lines(
         if sum(len(_VIA_SELF.findall(value)) for value in via) >= MAX_LOOPS:
             raise Refusal(Problem.LOOP_DETECTED)
         lines += [b"Via: " + value for value in via]
-    if route.forwarding.via:
-        lines.append(b"Via: %d.%d %b" % (*head.version, PSEUDONYM))
-    if route.forwarding.x_forwarded:
-        lines += _claims(odd if visitor.trusted else (), visitor, host)
+    lines += _told(head, route, visitor, host) if not odd else _of_the_sender(head, route, visitor, host, odd)
     lines.append(b"X-Request-Id: " + request_id)
     if route.set_request_headers:
         lines += [name + b": " + source.read().reveal().encode() for name, source in route.set_request_headers]
+    return lines
+
+
+def _sorted_out(
+    head: RequestHead, rules: RequestRules, visitor: Visitor
+) -> tuple[tuple[bytes, ...] | list[bytes], list[Field]]:
+    """Returns the lines that pass, and the fields of which more is to be said than their fate."""
+    remembered = head.derived.get(rules)
+    if remembered is not None:
+        return remembered, _NOTHING  # type: ignore[return-value]  # it was put there below
+    fates = rules.fates
+    passing: list[bytes] = []
+    odd: list[Field] = []
+    plain = b"connection" not in head.known
+    for field in head.fields if plain else _unlisted(head, fates):
+        fate = fates[field[0]]
+        if fate is None:
+            passing.append(b": ".join(field))
+        elif fate is _Fate.COUNTED:
+            passing.append(_counted_down(field, head.method))
+            plain = False
+        elif fate is not _DROPPED:
+            odd.append(field)
+            if fate is _REFUSED:
+                raise Refusal(Problem.BAD_REQUEST, "a field name with an underscore")
+            passes = fate is _Fate.RELATED or (fate is _CLAIM and not rules.route.forwarding.x_forwarded)
+            if visitor.trusted and passes:
+                passing.append(b": ".join(field))
+    if plain and not odd and len(head.derived) < MAX_DERIVED:
+        head.derived[rules] = tuple(passing)
+    return passing, odd
+
+
+def _told(head: RequestHead, route: Route, visitor: Visitor, host: bytes | None) -> list[bytes]:
+    """Returns what is told of a sender that says nothing of itself: the same for each of a connection's requests."""
+    key = (route.name, host, head.version)
+    lines = visitor.derived.get(key)
+    if lines is None:
+        lines = _of_the_sender(head, route, visitor, host, _NOTHING)
+        if len(visitor.derived) < MAX_DERIVED:
+            visitor.derived[key] = lines
+    return lines
+
+
+def _of_the_sender(
+    head: RequestHead, route: Route, visitor: Visitor, host: bytes | None, odd: list[Field]
+) -> list[bytes]:
+    lines: list[bytes] = []
+    if route.forwarding.via:
+        lines.append(b"Via: %d.%d %b" % (*head.version, PSEUDONYM))
+    if route.forwarding.x_forwarded:
+        lines += _claims(odd if visitor.trusted else _NOTHING, visitor, host)
     return lines
 
 
@@ -199,13 +236,20 @@ def _claims(received: Iterable[Field], visitor: Visitor, host: bytes | None) -> 
 class ResponseRules:
     """A route's rules for response fields, compiled once."""
 
-    __slots__ = ("_dropped", "fates", "route")
+    __slots__ = ("_dropped", "_set_date", "fates", "route")
 
     def __init__(self, route: Route) -> None:
         self.route = route
         self._dropped = CONNECTION_SPECIFIC | route.remove_response_headers
         self._dropped |= {name.lower() for name, _ in route.set_response_headers}
         self.fates = Spellings(self._fate, KNOWN)
+        self._set_date = any(name.lower() == b"date" for name, _ in route.set_response_headers)
+
+    def dated(self, head: ResponseHead) -> bool:
+        """Tells whether Date is among the lines of `inbound_lines`."""
+        if b"date" not in head.known or self.fates[b"date"] is not None:
+            return self._set_date
+        return b"connection" not in head.known or b"date" not in connection_options(head.known)
 
     def _fate(self, name: bytes) -> _Fate | None:
         if name in self._dropped:
@@ -222,14 +266,12 @@ def inbound_lines(head: ResponseHead, rules: ResponseRules, *, method: bytes) ->
     Content-Length is kept where it frames nothing: it tells of the body that GET would have had (RFC 9110 §8.6).
     """
     fates = rules.fates
-    listed: frozenset[bytes] = frozenset()
-    if b"connection" in head.known:
-        listed = connection_options(head.known) - _PERSISTENCE
+    fields: Iterable[Field] = head.fields
+    if b"connection" in head.known and (listed := connection_options(head.known) - _PERSISTENCE):
+        fields = [field for field in fields if field[0].lower() not in listed]
     lines: list[bytes] = []
-    for field in head.fields:
+    for field in fields:
         fate = fates[field[0]]
-        if listed and field[0].lower() in listed:
-            continue
         if fate is None:
             lines.append(b": ".join(field))
         elif fate is _Fate.MAPPED:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 Field = tuple[bytes, bytes]
@@ -140,7 +141,16 @@ def list_members(lines: Iterable[bytes]) -> list[bytes]:
 def connection_options(found: Known) -> frozenset[bytes]:
     """Returns what `Connection` lists, lower-case: `close`, `keep-alive`, `upgrade`, and names of fields of this hop."""
     lines = found.get(b"connection")
-    return frozenset(list_members(lines)) if lines else _NO_OPTIONS
+    if lines is None:
+        return _NO_OPTIONS
+    if len(lines) == 1 and len(lines[0]) <= _MEMO_NAME_OCTETS:
+        return _options(lines[0])
+    return frozenset(list_members(lines))
+
+
+@lru_cache(maxsize=256)  # nearly all say `keep-alive` or `close`
+def _options(line: bytes) -> frozenset[bytes]:
+    return frozenset(list_members((line,)))
 
 
 def persists(version: tuple[int, int], found: Known) -> bool:

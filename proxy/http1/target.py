@@ -38,6 +38,7 @@ _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _TWICE = re.compile(rb"%(?:2[eEfF]|5[cC]|[01][0-9A-Fa-f]|7[fF])")  # in what one decoding leaves
 _ENCODED = re.compile(rb"%([0-9A-Fa-f]{2})")
 _LOOSE = re.compile(rb"[%;]|//")
+_ODD = re.compile(rb"[%;\\]|/[./]")  # whatever either of those looks for
 _PARAMETERS = re.compile(rb";[^/]*+|[?#].*+", re.DOTALL)
 _SLASHES = re.compile(rb"//++")
 
@@ -87,6 +88,11 @@ def parse_target(target: bytes, method: bytes) -> RequestTarget:
             return RequestTarget(Form.ASTERISK, b"*", None, authority)  # RFC 9112 §3.2.4: about the server as a whole
         return RequestTarget(Form.ABSOLUTE, path or b"/", query, authority)
     raise Refusal(Problem.BAD_REQUEST, "malformed request target")
+
+
+def unmistakable(path: bytes) -> bool:
+    """Tells whether a path reads alike for all: `ambiguity` says None, and `loosely_read` returns it as it is."""
+    return _ODD.search(path) is None
 
 
 def ambiguity(path: bytes) -> str | None:

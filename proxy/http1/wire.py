@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
 from proxy.http1.fields import OWS, TOKEN, VALUE, Field, Fields, Known, known
+from proxy.units import KIB
 
 METHODS = frozenset(
     b"GET HEAD POST PUT DELETE OPTIONS "  # RFC 9110, without CONNECT and TRACE
@@ -32,6 +33,9 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: (%b*+))?\r\n" % V
 # for heads without white space at the end of a line, that is nearly all; a pattern that trims would not be linear.
 _FIELD_LINE = re.compile(rb"^(%b++):[ \t]*+(%b*+)(?<![ \t])\r\n" % (TOKEN, VALUE), re.MULTILINE)
 _UNTRIMMED_LINE = re.compile(rb"^(%b++):[ \t]*+(%b*+)\r\n" % (TOKEN, VALUE), re.MULTILINE)
+MAX_DERIVED = 16
+_MEMO_SECTIONS = 512  # header sections remembered, each of so many octets at most
+_MEMO_OCTETS = 2 * KIB
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 _VERSIONS = {b"1.1": (1, 1), b"1.0": (1, 0)}
@@ -44,26 +48,53 @@ _SINGLETONS = frozenset(
 _REPEATED = "a repeated field that may stand only once"
 
 
+class FieldSection:
+    """The field lines of a head, parsed; never changed. Clients send the same ones again and again (``_section``).
+
+    `derived` keeps what others derive from nothing but the lines, by who derived it: at most MAX_DERIVED of them.
+    """
+
+    __slots__ = ("derived", "fields", "known")
+
+    def __init__(self, fields: Fields) -> None:
+        self.fields = fields
+        self.known: Known = known(fields)
+        self.derived: dict[object, object] = {}
+
+
 class _Head:
     """What both heads hold. Plain classes, because one is made for each message: a third of a frozen dataclass's time."""
 
     __slots__ = ("fields", "known", "version")
 
-    def __init__(self, version: tuple[int, int], fields: Fields) -> None:
+    def __init__(self, version: tuple[int, int], fields: Fields, found: Known | None = None) -> None:
         self.version = version
         self.fields = fields
-        self.known: Known = known(fields)
+        self.known = known(fields) if found is None else found
 
 
 class RequestHead(_Head):
     """A request's head."""
 
-    __slots__ = ("method", "target")
+    __slots__ = ("derived", "method", "target")
 
-    def __init__(self, method: bytes, target: bytes, version: tuple[int, int], fields: Fields) -> None:
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        version: tuple[int, int],
+        fields: Fields,
+        section: FieldSection | None = None,
+    ) -> None:
+        """`section` is the fields' own, where it was made before."""
         self.method = method
         self.target = target  # as received: visible ASCII
-        super().__init__(version, fields)
+        if section is None:
+            section = FieldSection(fields)
+        self.version = version
+        self.fields = section.fields
+        self.known = section.known
+        self.derived = section.derived
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RequestHead) and self._parts() == other._parts()
@@ -142,15 +173,33 @@ def parse_request_head(data: bytes, *, max_fields: int) -> RequestHead:
     version = _VERSIONS.get(number)
     if version is None:
         raise Refusal(Problem.VERSION_NOT_SUPPORTED)
-    fields = _fields(data, line.end())
+    start = line.end()
+    section = _remembered.get(data[start:]) or _section(data, start)
+    if len(section.fields) > max_fields:
+        raise Refusal(Problem.HEAD_TOO_LARGE, "too many fields")
+    return RequestHead(method, target, version, section.fields, section)
+
+
+_remembered: dict[bytes, FieldSection] = {}
+
+
+def _section(data: bytes, start: int) -> FieldSection:
+    """Parses a request's header section, and remembers it: the next request of that client mostly brings the same.
+
+    Bounded: short ones only, and all are forgotten when there are too many. Malformed ones are not remembered.
+    """
+    fields = _fields(data, start)
     if fields is None:
         raise Refusal(Problem.BAD_REQUEST, "malformed header section")
-    if len(fields) > max_fields:
-        raise Refusal(Problem.HEAD_TOO_LARGE, "too many fields")
-    head = RequestHead(method, target, version, tuple(fields))
-    if _repeats(head.known):
+    section = FieldSection(tuple(fields))
+    if _repeats(section.known):
         raise Refusal(Problem.BAD_REQUEST, _REPEATED)
-    return head
+    octets = data[start:]
+    if len(octets) <= _MEMO_OCTETS and b"authorization" not in section.known:  # no client's credentials are kept
+        if len(_remembered) >= _MEMO_SECTIONS:
+            _remembered.clear()
+        _remembered[octets] = section
+    return section
 
 
 def parse_response_head(data: bytes, *, max_fields: int) -> ResponseHead:
@@ -176,7 +225,10 @@ def parse_response_head(data: bytes, *, max_fields: int) -> ResponseHead:
 
 
 def _repeats(found: Known) -> bool:
-    return any(len(given) > 1 and name in _SINGLETONS for name, given in found.items())
+    for name, given in found.items():  # noqa: SIM110  # no generator: this is for every message
+        if len(given) > 1 and name in _SINGLETONS:
+            return True
+    return False
 
 
 def _upstream_fault(detail: str) -> GatewayError:
@@ -215,7 +267,12 @@ def head_octets(first: bytes, field_lines: Iterable[bytes]) -> bytes:
 
     Raises GatewayError(PROXY_INTERNAL_ERROR, GATEWAY) if anything in it holds a line break: such a head would be two.
     """
-    lines = [first, *field_lines, b"", b""]
+    return open_head(first, field_lines) + b"\r\n"
+
+
+def open_head(first: bytes, field_lines: Iterable[bytes]) -> bytes:
+    """Returns a head to which more field lines may be added, and then the empty line. Raises as `head_octets` does."""
+    lines = [first, *field_lines, b""]
     head = b"\r\n".join(lines)
     breaks = len(lines) - 1
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks:

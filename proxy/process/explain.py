@@ -79,9 +79,10 @@ def _request(admitted: Admitted) -> tuple[str, ...]:
         f"credential: {route.credential or 'none'}",
         f"upstream:   {route.upstream}",
         "",
-        admitted.request_line.decode("latin-1"),
     ]
-    for line in admitted.field_lines:
+    first, *field_lines = admitted.open_head.split(b"\r\n")[:-1]
+    lines.append(first.decode("latin-1"))
+    for line in field_lines:
         name, _, value = line.partition(b": ")
         shown = _HIDDEN if name.lower() in hidden else value
         lines.append(f"{name.decode('latin-1')}: {shown.decode('latin-1')}")

@@ -40,8 +40,13 @@ class AccessToken:
     lifetime_s: float  # 0 for a token that only the requests already waiting for it may use
     scope: str | None  # as the authorization server told it; None where it told nothing
     shapes: tuple[bytes, ...] = field(init=False, repr=False)  # the token's text as a server might echo it
+    line_end: bytes = field(init=False, repr=False)  # the field value, the end of its line and of the head
 
     def __post_init__(self) -> None:
+        """Raises ValueError for a field value that holds a line break: a head with it would be two."""
+        if b"\n" in self.field_value or b"\r" in self.field_value:
+            raise ValueError("a line break in a token")
+        object.__setattr__(self, "line_end", self.field_value + b"\r\n\r\n")
         text = self.field_value.partition(b" ")[2]
         upper = quote(text, safe="").encode("ascii")
         lower = upper.replace(b"%2B", b"%2b").replace(b"%2F", b"%2f").replace(b"%3D", b"%3d")
