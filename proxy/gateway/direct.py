@@ -57,6 +57,7 @@ class _Phase(Enum):
 # at module level, since an Enum's attribute costs more than the comparison it is for
 _READING, _OPENING, _EXCHANGE = _Phase.READING, _Phase.OPENING, _Phase.EXCHANGE
 _STORY, _RETURNING, _GONE = _Phase.STORY, _Phase.RETURNING, _Phase.GONE
+_AT_WORK = frozenset({_OPENING, _EXCHANGE, _STORY, _RETURNING})
 
 
 class DirectConnection(ClientLink):
@@ -163,8 +164,7 @@ class DirectConnection(ClientLink):
         if behind:
             body = behind[:left]
             self._ahead += behind[left:]
-            left -= len(body)
-        self._left = left
+        self._left = left - len(body)
         decision = decide(head, self._visitor, record.request_id, snapshot, record.started_s)
         if decision.__class__ is Forward and not decision.admitted.binds_connection:
             self._exchange.begin(decision, record, stays=self._stays)
@@ -295,15 +295,18 @@ class DirectConnection(ClientLink):
             if self._phase is _STORY:
                 self.ended(stays=client.keep_alive and client.started and self.body_complete)
 
+    def cancel(self) -> None:
+        """Ends the task under way: after its first step, since without one nothing of it would be undone."""
+        if (task := self._task) is not None:
+            self._loop.call_soon(task.cancel)
+
     # ---- the connection's end, and what holds it up
 
     def eof_received(self) -> bool:
         """Lets a client that has sent all have its answers; else there is nothing more to wait for."""
         self._half_closed = True
         self._loop.call_later(HALF_CLOSED_S, self._presume_gone)
-        waited_for = self._phase in {_OPENING, _EXCHANGE, _STORY, _RETURNING} or (
-            self._reading_paused and bool(self._ahead)
-        )
+        waited_for = self._phase in _AT_WORK or (self._reading_paused and bool(self._ahead))
         return waited_for and not self._left and not self._secure  # TLS knows no half of a connection
 
     def _presume_gone(self) -> None:
@@ -322,8 +325,7 @@ class DirectConnection(ClientLink):
         self._server.connections.discard(self)
         if phase in {_OPENING, _EXCHANGE}:
             self._exchange.lost(ClientGone())
-        if self._task is not None:
-            self._task.cancel()
+        self.cancel()
         self._wake_all()
         self._place.leave()
 
@@ -367,8 +369,8 @@ class DirectConnection(ClientLink):
                 self.cut()
         elif phase is _EXCHANGE:
             self._look_at_exchange(age_s, passed_s)
-        elif phase is _OPENING:
-            self._exchange.look_at_age(age_s)  # the rest is for who opens the connection
+        elif phase is _OPENING:  # the rest is for who opens the connection
+            self._exchange.look_at_age(age_s)
         elif phase is _READING and self._ahead:
             if age_s >= limits.head_timeout_s:
                 self._part()

@@ -58,6 +58,9 @@ class Client(Protocol):
     def go_on(self, begun: Begun) -> None:
         """The handler serves the rest."""
 
+    def cancel(self) -> None:
+        """Ends what the handler does."""
+
     def cut(self) -> None:
         """Closes at once, so that the client sees that its answer is not whole."""
 
@@ -66,7 +69,7 @@ class DirectExchange:
     """The exchange under way, if there is one. A ``Sink``."""
 
     __slots__ = (
-        "_chunked", "_client", "_forward", "_handler", "_head_out", "_octets_out", "_pieces", "_record", "_stays",
+        "_chunked", "_client", "_forward", "_handed_on", "_handler", "_head_out", "_octets_out", "_pieces", "_record", "_stays",
         "_upstream", "started",
     )  # fmt: skip
 
@@ -78,6 +81,7 @@ class DirectExchange:
         self._upstream: UpstreamConnection | None = None  # while there is an exchange
         self._stays = True  # the client's connection may serve another request
         self._pieces: list[bytes] | None = None  # of the request's body, while it is held as a whole
+        self._handed_on = False  # to the handler
         self._chunked = False  # the answer is
         self._head_out = b""  # the answer's head, until its first octets can go with it
         self._octets_out = 0
@@ -90,7 +94,7 @@ class DirectExchange:
         self._stays = stays
         self._pieces = []
         self._octets_out = 0
-        self.started = False
+        self._handed_on = self.started = False
         plan = forward.admitted.plan
         record.routed(plan)
         plan.retry_budget.earn()
@@ -248,7 +252,10 @@ class DirectExchange:
 
     def cancel(self) -> None:
         """Ends it, since the gateway stops."""
-        self.end_with(Refusal(Problem.DRAINING, retry_after_s=1.0))
+        if self._handed_on:
+            self._client.cancel()
+        else:
+            self.end_with(Refusal(Problem.DRAINING, retry_after_s=1.0))
 
     def end_with(self, failure: GatewayError) -> None:
         """Ends it with a failure: the client gets an answer that tells of it, or sees that the one begun is not whole."""
@@ -300,6 +307,7 @@ class DirectExchange:
         self._go_on()
 
     def _go_on(self, *, failure: GatewayError | None = None, answered: Answer | None = None) -> None:
+        self._handed_on = True
         begun = Begun(
             self._forward,
             under_way=True,
