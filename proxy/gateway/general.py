@@ -255,6 +255,7 @@ class ClientConnection(web.RequestHandler):
             self._ended += 1  # no handler saw it
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun")
+        self._told = True
         if isinstance(exc, BadHttpMethod):
             problem = Problem.NOT_IMPLEMENTED
         else:

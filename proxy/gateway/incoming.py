@@ -126,6 +126,10 @@ class Incoming:
         self._empty = 0
         head = parse_request_head(raw, max_fields=self._limits.field_count)
         framing = request_framing(head.version, head.known)
+        hosts = len(head.known.get(b"host", ()))
+        if hosts > 1 or (not hosts and head.version >= (1, 1)):
+            # `decide` would say so too, but aiohttp's parser drops what stands before such a request in the same piece
+            raise Refusal(Problem.BAD_REQUEST, "not exactly one Host")
         asks = b"upgrade" in head.known and bool(switching.asked(head, framing))
         if framing.kind is BodyKind.LENGTH:
             self._left = framing.length
@@ -139,22 +143,29 @@ class Incoming:
             self.upgrade = head
             passed.append(data[rest:])  # the other protocol's, if it is granted
             return len(data)
-        needs_rewriting = b"upgrade" in head.known or head.known.get(b"transfer-encoding", _PLAIN) != _PLAIN
+        needs_rewriting = (
+            b"upgrade" in head.known
+            or b"proxy-connection" in head.known
+            or head.known.get(b"transfer-encoding", _PLAIN) != _PLAIN
+        )
         passed.append(_rewritten(head, last=asks) if needs_rewriting else raw)
         return rest
 
 
 def _rewritten(head: RequestHead, *, last: bool) -> bytes:
-    """Returns the head's octets without its Upgrade fields, and with chunked framing said in its plainest form.
+    """Returns the head's octets without its Upgrade and Proxy-Connection, and with chunked framing said in its plainest form.
 
     aiohttp's parser stops behind a request to upgrade and loses what was pipelined after it, so that a later body would
     be read as a request. RFC 9110 §7.8 allows to ignore Upgrade; but what a client sends behind it in good hope is none
-    of HTTP's, so a request that asked is the `last` of its connection. And how aiohttp reads a list of codings with empty
-    members need not be asked.
+    of HTTP's, so a request that asked is the `last` of its connection. To aiohttp's parser `Proxy-Connection: close` ends
+    the connection, so that it refuses what follows; to us it is no field of HTTP (RFC 9112, Appendix C.2.2). And how
+    aiohttp reads a list of codings with empty members need not be asked.
     """
     lines = [b"%b %b HTTP/%d.%d" % (head.method, head.target, *head.version)]
     lines += [
-        name + b": " + value for name, value in head.fields if name.lower() not in {b"upgrade", b"transfer-encoding"}
+        name + b": " + value
+        for name, value in head.fields
+        if name.lower() not in {b"upgrade", b"proxy-connection", b"transfer-encoding"}
     ]
     if b"transfer-encoding" in head.known:
         lines.append(b"Transfer-Encoding: chunked")

@@ -150,6 +150,8 @@ async def test_R44_pipelined_requests(world: World):
     "garbage",
     [
         row(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", id="R44-host"),
+        row(b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", id="R44-two-hosts"),
+        row(b"GET / HTTP/1.1\r\n\r\n", id="R44-no-host"),
         row(b"\x00\x01\x02\r\n\r\n", id="R44-binary"),
         row(b"GET / HTTP/1.1\r\nA : b\r\n\r\n", id="R44-line"),
     ],
@@ -162,6 +164,26 @@ async def test_garbage_behind_a_request(world: World, garbage: bytes):
         assert [200, 400] == [(await client.answer()).status for _ in range(2)]
         assert await client.closed()
     assert 1 == len(world.requests)
+
+
+@shared
+async def test_R44_proxy_connection_is_no_field(world: World):
+    """What it says ends no connection, though aiohttp's parser would refuse what follows."""
+    async with connected(world.port) as client:
+        await client.send(GET + request(b"GET", b"/", b"Proxy-Connection: close") + GET)
+        assert [200, 200, 200] == [(await client.answer()).status for _ in range(3)]
+    assert not any(b"roxy-Connection" in octets for octets in world.requests)
+
+
+@shared
+async def test_R45_garbage_behind_a_refusal(world: World):
+    """A request that was refused is the last of its connection: what follows, in a piece of its own, has no answer."""
+    async with connected(world.port) as client:
+        client.writer.write(request(b"FOO"))
+        await asyncio.sleep(0)  # noqa: TID251  # so that the pieces are mostly read apart
+        await client.send(b"garbage\r\n\r\n")
+        assert 501 == (await client.answer()).status
+        assert await client.closed()
 
 
 @shared
