@@ -265,6 +265,19 @@ def inbound_lines(head: ResponseHead, rules: ResponseRules, *, method: bytes) ->
 
     Content-Length is kept where it frames nothing: it tells of the body that GET would have had (RFC 9110 §8.6).
     """
+    remembered = head.derived.get(rules)
+    if remembered is not None and method != b"HEAD":
+        lines: list[bytes] = [*remembered]  # type: ignore[misc]  # they were put there below
+    else:
+        lines = _inbound(head, rules, method=method)
+        if method != b"HEAD" and len(head.derived) < MAX_DERIVED:
+            head.derived[rules] = tuple(lines)
+    if rules.route.set_response_headers:
+        lines += [name + b": " + source.read().reveal().encode() for name, source in rules.route.set_response_headers]
+    return lines
+
+
+def _inbound(head: ResponseHead, rules: ResponseRules, *, method: bytes) -> list[bytes]:
     fates = rules.fates
     fields: Iterable[Field] = head.fields
     if b"connection" in head.known and (listed := connection_options(head.known) - _PERSISTENCE):
@@ -278,8 +291,6 @@ def inbound_lines(head: ResponseHead, rules: ResponseRules, *, method: bytes) ->
             lines.append(field[0] + b": " + mapped_location(field[1], rules.route))
         elif fate is _Fate.FRAMING and (head.status == 304 or (method == b"HEAD" and head.status != 204)):
             lines.append(b": ".join(field))
-    if rules.route.set_response_headers:
-        lines += [name + b": " + source.read().reveal().encode() for name, source in rules.route.set_response_headers]
     return lines
 
 

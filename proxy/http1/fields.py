@@ -53,6 +53,7 @@ KNOWN = CONNECTION_SPECIFIC | {
     b"max-forwards",
     b"origin",
     b"sec-fetch-site",
+    b"set-cookie",
     b"via",
     b"www-authenticate",
     b"x-request-id",

@@ -35,6 +35,7 @@ _FIELD_LINE = re.compile(rb"^(%b++):[ \t]*+(%b*+)(?<![ \t])\r\n" % (TOKEN, VALUE
 _UNTRIMMED_LINE = re.compile(rb"^(%b++):[ \t]*+(%b*+)\r\n" % (TOKEN, VALUE), re.MULTILINE)
 MAX_DERIVED = 16
 _MEMO_SECTIONS = 512  # header sections remembered, each of so many octets at most
+_MEMO_HEADS = 256  # heads of responses
 _MEMO_OCTETS = 2 * KIB
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
@@ -112,7 +113,7 @@ class RequestHead(_Head):
 class ResponseHead(_Head):
     """A response's head."""
 
-    __slots__ = ("_octets", "reason", "status")
+    __slots__ = ("_octets", "derived", "reason", "status")
 
     def __init__(
         self, version: tuple[int, int], status: int, reason: bytes, fields: Fields, octets: bytes | None = None
@@ -120,6 +121,7 @@ class ResponseHead(_Head):
         self.status = status  # 100 to 599
         self.reason = reason  # may be empty; may hold obs-text
         self._octets = octets  # as received
+        self.derived: dict[object, object] = {}  # as in `FieldSection`, from the whole head
         super().__init__(version, fields)
 
     def holds(self, text: bytes) -> bool:
@@ -209,6 +211,9 @@ def parse_response_head(data: bytes, *, max_fields: int) -> ResponseHead:
     for a version but 1.0 and 1.1, a status outside 100 to 599, a field twice that is only good for once, and all else
     that `parse_request_head` calls malformed.
     """
+    head = _remembered_heads.get(data)
+    if head is not None and len(head.fields) <= max_fields:
+        return head
     line = _STATUS_LINE.match(data)
     if line is None:
         raise _upstream_fault("malformed status line")
@@ -221,7 +226,14 @@ def parse_response_head(data: bytes, *, max_fields: int) -> ResponseHead:
     head = ResponseHead(_HTTP_11 if minor == b"1" else _HTTP_10, int(status), reason or b"", tuple(fields), data)
     if _repeats(head.known):
         raise _upstream_fault(_REPEATED)
+    if len(data) <= _MEMO_OCTETS and b"set-cookie" not in head.known:
+        if len(_remembered_heads) >= _MEMO_HEADS:
+            _remembered_heads.clear()
+        _remembered_heads[data] = head
     return head
+
+
+_remembered_heads: dict[bytes, ResponseHead] = {}  # under load, an upstream says the same again within a second
 
 
 def _repeats(found: Known) -> bool:

@@ -115,7 +115,7 @@ class UpstreamConnection(asyncio.Protocol):
         With `body_expected`, more follows by `write` until `end_body`. Raises GatewayError(CONNECTION_TERMINATED,
         retry=NOTHING_SENT) if the connection was closed since it was acquired.
         """
-        assert self._state in {_IDLE, _CLOSED}, "one exchange at a time"
+        assert self._state is _IDLE or self._state is _CLOSED, "one exchange at a time"
         if self._state is _CLOSED or self._transport.is_closing():
             self.abort()
             raise failures.not_sent()
