@@ -44,7 +44,7 @@ _HTTP_10, _HTTP_11 = (1, 0), (1, 1)
 
 # Of these a second line would leave open which one counts (RFC 9110 §5.3); Date, Server and the like harm no one.
 _SINGLETONS = frozenset(
-    {b"content-length", b"content-location", b"content-range", b"content-type", b"etag", b"location"}
+    {b"content-length", b"content-location", b"content-range", b"content-type", b"etag", b"location", b"max-forwards"}
 )
 _REPEATED = "a repeated field that may stand only once"
 

@@ -190,7 +190,8 @@ def test_a_status_line_that_is_none(line):
 
 
 @pytest.mark.parametrize(
-    "name", [b"Content-Length", b"Content-Type", b"Content-Range", b"Content-Location", b"Location", b"ETag"]
+    "name",
+    [b"Content-Length", b"Content-Type", b"Content-Range", b"Content-Location", b"Location", b"ETag", b"Max-Forwards"],
 )
 @pytest.mark.parametrize("second", [b"1", b"2"], ids=["same", "different"])
 def test_a_field_twice_that_may_stand_once(name, second):

@@ -266,6 +266,7 @@ async def test_authorization(world: World, fields: list[bytes]):
         row(b"content-length", id="R30-content-length"),
         row(b"ETag", id="R30-etag"),
         row(b"Content-Range", id="R30-content-range"),
+        row(b"Max-Forwards", id="R30-max-forwards"),
     ],
 )
 async def test_a_field_that_is_there_twice(world: World, name: bytes):

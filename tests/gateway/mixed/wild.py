@@ -57,7 +57,9 @@ def malformed(random: Random) -> bytes:
 def said(random: Random, *, honest_end: bool) -> Said:
     """Returns an answer; with `honest_end` its connection closes only where it said so, and so is never missed."""
     kind = random.random() * (0.75 if honest_end else 1)
-    octets, closes = _answer(random) if kind < 0.85 else (mutated(random, random.choice(RESPONSES)), True)
+    octets, closes = (
+        _answer(random, says_so=honest_end) if kind < 0.85 else (mutated(random, random.choice(RESPONSES)), True)
+    )
     if 0.75 < kind < 0.85:
         octets, closes = octets[: random.randrange(len(octets))], True
     cuts = sorted(random.randrange(len(octets) + 1) for _ in range(random.choice([0, 0, 0, 1, 5])))
@@ -65,7 +67,7 @@ def said(random: Random, *, honest_end: bool) -> Said:
     return Said([piece for piece in pieces if piece], closes, kind > 0.75)
 
 
-def _answer(random: Random) -> tuple[bytes, bool]:
+def _answer(random: Random, *, says_so: bool) -> tuple[bytes, bool]:
     """Returns a well-formed answer, and whether it ends with the connection."""
     interim = b""
     for _ in range(random.choice([0, 0, 0, 1, 2])):
@@ -98,6 +100,7 @@ def _answer(random: Random) -> tuple[bytes, bool]:
         coded = body
     else:
         coded, closes = body, True
+        lines += [b"Connection: close"] if says_so else []  # in an answer to HEAD nothing else would
     if status == 205:
         coded = b"" if b"Content-Length: %d" % len(body) in lines and not body else coded
     return interim + b"\r\n".join([line, *lines, b"", b""]) + coded, closes or version == b"1.0"
