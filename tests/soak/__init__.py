@@ -1,0 +1,1 @@
+"""Mixed traffic through a running gateway for a long time."""
