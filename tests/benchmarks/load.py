@@ -98,6 +98,7 @@ def _generated(port: int, workload: Workload, stage: Stage, seconds: int) -> dic
         "BODY": str(workload.body),
         "CLOSE": str(int(workload.close)),
         "MORE_HEADERS": str(workload.more_headers),
+        "UNLIKE": str(int(workload.unlike)),
     }
     command = ["wrk", "-t1", f"-c{workload.connections}", f"-d{seconds}s", "--timeout", "20s"]
     command += ["-s", str(SERVERS / "wrk.lua"), f"http://127.0.0.1:{port}{workload.path}"]

@@ -24,6 +24,7 @@ class Workload:
     body: int = 0  # octets of the request's body
     close: bool = False  # a connection for each request
     more_headers: int = 0
+    unlike: bool = False  # no head is like another, in either direction
     rate: int = 0  # requests a second, whatever comes back (open loop); 0 = as many as are answered (closed loop)
 
 
@@ -49,6 +50,13 @@ WORKLOADS = {
             path="/api/1k",
             connections=64,
             more_headers=20,
+        ),
+        Workload(
+            name="W8",
+            about="W1 with heads of which none is like another, both ways",
+            path="/api/unlike",
+            connections=64,
+            unlike=True,
         ),
         Workload(
             name="L1",

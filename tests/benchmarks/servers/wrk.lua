@@ -10,6 +10,14 @@ end
 if os.getenv("CLOSE") == "1" then wrk.headers["Connection"] = "close" end
 for i = 1, number("MORE_HEADERS") do wrk.headers["X-More-" .. i] = "the value of one more header, " .. i end
 
+if os.getenv("UNLIKE") == "1" then -- no request head is like another
+  local count = 0
+  function request()
+    count = count + 1
+    return wrk.format(nil, nil, { ["User-Agent"] = "benchmark", ["Accept"] = "*/*", ["X-Trace"] = "trace-" .. count })
+  end
+end
+
 function done(summary, latency)
   local errors = summary.errors
   io.write(string.format(
