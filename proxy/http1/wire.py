@@ -46,6 +46,8 @@ _HTTP_10, _HTTP_11 = (1, 0), (1, 1)
 _SINGLETONS = frozenset(
     {b"content-length", b"content-location", b"content-range", b"content-type", b"etag", b"location", b"max-forwards"}
 )
+# Likewise of these in a request; some readers refuse it, the parser of the general path among them.
+_ONCE_ASKED = frozenset({b"server", b"user-agent"})
 _REPEATED = "a repeated field that may stand only once"
 
 
@@ -194,7 +196,8 @@ def _section(data: bytes, start: int) -> FieldSection:
     if fields is None:
         raise Refusal(Problem.BAD_REQUEST, "malformed header section")
     section = FieldSection(tuple(fields))
-    if _repeats(section.known):
+    once = [name for name, _ in fields if name.lower() in _ONCE_ASKED]
+    if _repeats(section.known) or len({name.lower() for name in once}) < len(once):
         raise Refusal(Problem.BAD_REQUEST, _REPEATED)
     octets = data[start:]
     if len(octets) <= _MEMO_OCTETS and b"authorization" not in section.known:  # no client's credentials are kept

@@ -267,6 +267,8 @@ async def test_authorization(world: World, fields: list[bytes]):
         row(b"ETag", id="R30-etag"),
         row(b"Content-Range", id="R30-content-range"),
         row(b"Max-Forwards", id="R30-max-forwards"),
+        row(b"User-Agent", id="R30-user-agent"),
+        row(b"Server", id="R30-server"),
     ],
 )
 async def test_a_field_that_is_there_twice(world: World, name: bytes):

@@ -16,6 +16,7 @@ _ODD_LINES = (
     b"Expect: 100-continue", b"Expect: something", b"Range: bytes=0-1", b'If-None-Match: "x"', b"Accept-Encoding: gzip",
     b"X_Forwarded_For: 1", b"x_own: 1", b"Origin: http://evil.example", b"Sec-Fetch-Site: cross-site", b"Host: localhost",
     b"Empty:", b"Spaced:   \t x \t ", b"Content-Length: 0", b"Transfer-Encoding: gzip", b"Trailer: T", b"Date: yesterday",
+    b"User-Agent: a", b"user-agent: b", b"Content-Type: a/b", b"ETag: x", b"Max-Forwards: 1", b"Server: a",
 )  # fmt: skip
 _ODD_ANSWER_LINES = (
     b"Connection: close", b"Connection: X-Hop", b"X-Hop: 1", b"Keep-Alive: timeout=5", b"Set-Cookie: a=b", b"set-cookie:c=d; Path=/",
