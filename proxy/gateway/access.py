@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from proxy.errors import Problem
@@ -34,10 +35,7 @@ class Peer:
         """
         if not isinstance(peername, tuple) or not peername:
             raise ValueError("not the name of an IP peer")
-        address = ip_address(str(peername[0]).partition("%")[0])  # without the zone of a link-local address
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return cls(address)
+        return _peer(str(peername[0]))
 
     def __str__(self) -> str:
         return "unix" if self.address is None else str(self.address)
@@ -45,6 +43,14 @@ class Peer:
     def inside(self, networks: tuple[Network, ...]) -> bool:
         """Tells whether the peer's address lies in one of the networks; a unix-socket peer lies in none."""
         return self.address is not None and any(self.address in network for network in networks)
+
+
+@lru_cache(maxsize=4096)
+def _peer(text: str) -> Peer:
+    address = ip_address(text.partition("%")[0])  # without the zone of a link-local address
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return Peer(address)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

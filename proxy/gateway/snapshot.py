@@ -7,7 +7,7 @@ afterwards, apart from the counters, buckets and pools it refers to.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.gateway.access import Access, Peer, Visitor
 from proxy.gateway.rate_limit import Bucket
@@ -19,6 +19,8 @@ from proxy.routing import Route, RouteName, RouteTable
 from proxy.tokens.access_token import CredentialName
 from proxy.tokens.source import TokenSource
 from proxy.upstream.pool import Pool
+
+_MEMO_VISITORS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +48,17 @@ class Snapshot:
     table: RouteTable
     plans: dict[RouteName, RoutePlan]
     metrics: GatewayMetrics
+    _visitors: dict[tuple[object, bool], Visitor] = field(default_factory=dict, repr=False)
 
     def visitor(self, peer: Peer, *, secure: bool) -> Visitor:
-        """Returns what this configuration says of a connection's other end."""
-        return Visitor.of(peer, self.access, secure=secure)
+        """Returns what this configuration says of a connection's other end; the same for all of one address."""
+        key = (peer.address, secure)
+        visitor = self._visitors.get(key)
+        if visitor is None:
+            if len(self._visitors) >= _MEMO_VISITORS:
+                self._visitors.clear()
+            visitor = self._visitors[key] = Visitor.of(peer, self.access, secure=secure)
+        return visitor
 
 
 def compiled(
