@@ -37,6 +37,10 @@ async def test_a_reset_together_with_the_upstreams_answer(tmp_path: Path, said: 
                 upstream, _ = await asyncio.to_thread(listener.accept)
                 with upstream:
                     assert await asyncio.to_thread(upstream.recv, 65_536)
+                    upstream.sendall(SAID["an answer"])
+                    assert (await asyncio.to_thread(client.recv, 65_536)).startswith(b"HTTP/1.1 200 ")
+                    client.sendall(GET)  # the token and the connection to the upstream are there now
+                    assert await asyncio.to_thread(upstream.recv, 65_536)
                     # both without a turn of the event loop between them
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     if leaves_first:
