@@ -31,13 +31,15 @@ from proxy.http1.fields import persists
 from proxy.http1.framing import request_framing
 from proxy.http1.wire import RequestHead, find_head_end, parse_request_head
 from proxy.transports import abort
+from proxy.units import MILLISECONDS, SECONDS
 
 if TYPE_CHECKING:
     from proxy.gateway.direct_server import DirectServer
 
 _NOT_PLAIN = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 _HTTP_11 = (1, 1)
-_LOOK_AGAIN_S = 0.005
+_LOOK_AGAIN_S = 5 * MILLISECONDS  # doubled for each further look, so that slow readers cost little
+_LOOK_AGAIN_MAX_S = 1 * SECONDS
 
 
 def plain(head: RequestHead) -> bool:
@@ -65,7 +67,7 @@ class DirectConnection(ClientLink):
 
     __slots__ = (
         "_ahead", "_begun_s", "_client", "_empty", "_exchange", "_half_closed", "_head", "_phase", "_quiet_s", "_record", "_secure", "_server",
-        "_snapshot", "_stays", "_task", "_untaken_before", "_visitor", "_waited_s", "active",
+        "_snapshot", "_stays", "_task", "_visitor", "_waited_s", "active",
     )  # fmt: skip
 
     def __init__(self, server: DirectServer, transport: asyncio.Transport, place: Place) -> None:
@@ -90,7 +92,6 @@ class DirectConnection(ClientLink):
         self._quiet_s = 0.0  # since something happened
         self._waited_s = 0.0  # for the body, in all
         self._begun_s = 0.0  # since the request, or a part of its head, has come
-        self._untaken_before: int | None = None  # what the client had not taken
 
     @property
     def idle(self) -> bool:
@@ -100,11 +101,12 @@ class DirectConnection(ClientLink):
     # ---- the client's octets
 
     def data_received(self, data: bytes) -> None:
-        """Reads a request, or its body, or keeps what comes before its turn."""
-        self.active = True
+        """Reads a request, or its body, or keeps what comes before its turn: that is no sign that anything goes on."""
         if self._left:
+            self.active = True
             self._read_body(data)
         elif self._phase is _READING and not self._reading_paused:
+            self.active = True
             self._read_head(data)
         elif self._phase is not _GONE:
             self._ahead += data
@@ -165,7 +167,14 @@ class DirectConnection(ClientLink):
             body = behind[:left]
             self._ahead += behind[left:]
         self._left = left - len(body)
-        decision = decide(head, self._visitor, record.request_id, snapshot, record.started_s)
+        if self._half_closed:
+            self._loop.call_later(HALF_CLOSED_S, self._presume_gone, record)
+        try:
+            decision = decide(head, self._visitor, record.request_id, snapshot, record.started_s)
+        except Exception as fault:  # noqa: BLE001  # as in the handler, which tells of it
+            self._queue += body
+            self.go_on(fault)
+            return
         if decision.__class__ is Forward and not decision.admitted.binds_connection:
             self._exchange.begin(decision, record, stays=self._stays)
             upstream = decision.admitted.plan.pool.take_idle()
@@ -185,10 +194,10 @@ class DirectConnection(ClientLink):
         plan = decision.admitted.plan
         try:
             upstream = await plan.pool.acquire(connect_timeout_s=plan.route.timeouts.connect_s)
-        except GatewayError as error:
+        except Exception as fault:  # noqa: BLE001  # likewise
             self._task = None
             if self._phase is _OPENING:
-                self._exchange.end_with(error)
+                self._exchange.broken(fault)
             return
         self._task = None
         if self._phase is not _OPENING:
@@ -247,7 +256,7 @@ class DirectConnection(ClientLink):
             self._phase = _GONE
             transport.close()
 
-    def _return(self, data: bytes) -> None:
+    def _return(self, data: bytes, again_s: float = _LOOK_AGAIN_S) -> None:
         """Gives the connection back, with a request that is not served here, as soon as the last answer is written.
 
         Both event loops need that for a change of protocol, and that reading is not paused.
@@ -259,15 +268,15 @@ class DirectConnection(ClientLink):
         if transport.get_write_buffer_size():
             self._phase = _RETURNING
             self.pause_client()
-            self._loop.call_later(_LOOK_AGAIN_S, self._return_again)
+            self._loop.call_later(again_s, self._return_again, min(2 * again_s, _LOOK_AGAIN_MAX_S))
             return
         data = bytes(self._ahead)
         self._part()
-        self._server.give_back(transport, self._place, data)
+        self._server.give_back(transport, self._place, data, self._half_closed)
 
-    def _return_again(self) -> None:
+    def _return_again(self, again_s: float) -> None:
         if self._phase is _RETURNING:
-            self._return(b"")
+            self._return(b"", again_s)
 
     def _part(self) -> None:
         """Leaves the transport to another protocol."""
@@ -278,18 +287,26 @@ class DirectConnection(ClientLink):
 
     # ---- a request in the handler's hands
 
-    def go_on(self, begun: Begun) -> None:
-        """Leaves the request to the handler, from where it stands."""
+    def go_on(self, begun: Begun | Exception) -> None:
+        """Leaves the request to the handler, from where it stands, or with a fault of ours to tell of."""
         if self._task is not None:  # it waited for a connection
             self._task.cancel()
         self._phase = _STORY
         client = self._client = ClientStream(self._head, self, self._server.limits, keep_alive=self._stays)
         self._task = self._server.tasks.start(self._told(client, begun), name="request")
+        if self._left:
+            self.resume_client()  # an upstream that took nothing may have paused it
 
-    async def _told(self, client: ClientStream, begun: Begun) -> None:
-        self._server.handler.traffic.end(self._exchange)  # the handler counts it from here on
+    async def _told(self, client: ClientStream, begun: Begun | Exception) -> None:
+        handler, task = self._server.handler, asyncio.current_task()
+        assert task is not None
+        handler.traffic.begin(task)  # the handler counts it from here on
+        handler.traffic.end(self._exchange)
         try:
-            await self._server.handler.go_on(client, self._record, begun)
+            if isinstance(begun, Begun):
+                await handler.go_on(client, self._record, begun)
+            else:
+                await handler.tell_of(client, self._record, begun)
         finally:
             self._task = self._client = None
             if self._phase is _STORY:
@@ -297,25 +314,23 @@ class DirectConnection(ClientLink):
 
     def cancel(self) -> None:
         """Ends the task under way: after its first step, since without one nothing of it would be undone."""
-        if (task := self._task) is not None:
-            self._loop.call_soon(task.cancel)
+        if self._task is not None:
+            self._loop.call_soon(self._task.cancel)
 
     # ---- the connection's end, and what holds it up
 
     def eof_received(self) -> bool:
         """Lets a client that has sent all have its answers; else there is nothing more to wait for."""
         self._half_closed = True
-        self._loop.call_later(HALF_CLOSED_S, self._presume_gone)
         waited_for = self._phase in _AT_WORK or (self._reading_paused and bool(self._ahead))
+        if waited_for:
+            self._loop.call_later(HALF_CLOSED_S, self._presume_gone, self._record)
         return waited_for and not self._left and not self._secure  # TLS knows no half of a connection
 
-    def _presume_gone(self) -> None:
-        """Ends what is done for a client of which nothing was heard since it half-closed, unless it is being answered."""
-        if self._phase in {_OPENING, _EXCHANGE}:
-            answering = self._exchange.started
-        else:
-            answering = self._client is None or self._client.started
-        if self.transport is not None and not answering:
+    def _presume_gone(self, record: RequestRecord) -> None:
+        """Ends a request of a client of which nothing was heard since it half-closed, unless it is being answered."""
+        answer = self._exchange if self._phase in {_OPENING, _EXCHANGE} else self._client
+        if record is self._record and answer is not None and not answer.started and self.transport is not None:
             abort(self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -355,22 +370,23 @@ class DirectConnection(ClientLink):
         if self.active:
             self.active = False
             self._quiet_s = 0.0
-            self._untaken_before = None
         else:
             self._quiet_s += passed_s
         age_s, self._begun_s = self._begun_s, self._begun_s + passed_s
+        if self._phase in {_OPENING, _EXCHANGE}:
+            self._exchange.look_at_age(age_s)
         limits, phase, transport = self._server.limits, self._phase, self.transport
         if transport is None:
             return
         if self._unwritable or phase is _RETURNING:
-            if phase is not _STORY and self._takes_nothing(limits.write_idle_timeout_s):
-                if phase is _EXCHANGE:
-                    self._exchange.lost(ClientGone("the client does not read its answer"))
-                self.cut()
+            if phase is not _STORY and self.takes_nothing(passed_s, limits.write_idle_timeout_s):
+                self._give_up(relay.UNREAD)
+            elif phase is _EXCHANGE and self._exchange.lags(passed_s):
+                self._give_up(relay.LAGGING)
         elif phase is _EXCHANGE:
-            self._look_at_exchange(age_s, passed_s)
-        elif phase is _OPENING:  # the rest is for who opens the connection
-            self._exchange.look_at_age(age_s)
+            if self._left and not self._reading_paused:
+                self._waited_s += passed_s
+            self._exchange.look(self._quiet_s, self._waited_s, limits, client_paused=self._reading_paused)
         elif phase is _READING and self._ahead:
             if age_s >= limits.head_timeout_s:
                 self._part()
@@ -378,23 +394,7 @@ class DirectConnection(ClientLink):
         elif phase is _READING and self._quiet_s >= limits.keepalive_timeout_s:
             transport.close()
 
-    def _look_at_exchange(self, age_s: float, passed_s: float) -> None:
-        exchange, idle_s = self._exchange, self._server.limits.body_idle_timeout_s
-        if self._left and not self._reading_paused:  # the client is waited for
-            self._waited_s += passed_s
-            if idle_s and self._quiet_s >= idle_s:
-                exchange.end_with(Refusal(Problem.REQUEST_TIMEOUT, "the request body stalled"))
-            elif exchange.crowded and relay.too_slow(self._record.request_octets, self._waited_s):
-                exchange.end_with(relay.slow())
-        else:
-            exchange.look(self._quiet_s, client_paused=self._reading_paused)
-        if self._phase is _EXCHANGE:
-            exchange.look_at_age(age_s)
-
-    def _takes_nothing(self, idle_s: float) -> bool:
-        """Tells whether the client has taken nothing for too long; it may be as slow as it likes."""
-        before, self._untaken_before = self._untaken_before, self.untaken()
-        if before is None or self._untaken_before < before:
-            self._quiet_s = 0.0
-            return False
-        return bool(idle_s) and self._quiet_s >= idle_s
+    def _give_up(self, detail: str) -> None:
+        if self._phase in {_OPENING, _EXCHANGE}:
+            self._exchange.lost(ClientGone(detail))
+        self.cut()

@@ -10,11 +10,12 @@ from typing import Protocol
 
 from proxy.clock import http_date
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
-from proxy.gateway import answer, rewrite
+from proxy.gateway import answer, relay, rewrite
 from proxy.gateway.begun import Answer, Begun
 from proxy.gateway.decide import Forward
 from proxy.gateway.handler import Handler
 from proxy.gateway.record import ClientGone, RequestRecord
+from proxy.gateway.settings import Limits
 from proxy.http1.framing import LAST_CHUNK, BodyKind, Framing, encode_chunk
 from proxy.http1.wire import ResponseHead
 from proxy.units import KIB
@@ -43,6 +44,9 @@ class Client(Protocol):
     def body_complete(self) -> bool:
         """All of the request's body has come, and was sent."""
 
+    def untaken(self) -> int:
+        """Returns how many octets were written that the client's side has not taken yet, the system's included."""
+
     def send(self, data: bytes) -> None:
         """Writes octets, as far as the client is still there."""
 
@@ -55,8 +59,8 @@ class Client(Protocol):
     def ended(self, *, stays: bool) -> None:
         """The answer is whole; the next request may come, if the connection stays."""
 
-    def go_on(self, begun: Begun) -> None:
-        """The handler serves the rest."""
+    def go_on(self, begun: Begun | Exception) -> None:
+        """The handler serves the rest, or tells of a fault of ours."""
 
     def cancel(self) -> None:
         """Ends what the handler does."""
@@ -69,8 +73,8 @@ class DirectExchange:
     """The exchange under way, if there is one. A ``Sink``."""
 
     __slots__ = (
-        "_chunked", "_client", "_forward", "_handed_on", "_handler", "_head_out", "_octets_out", "_pieces", "_record", "_stays",
-        "_upstream", "started",
+        "_behind", "_chunked", "_client", "_forward", "_handed_on", "_handler", "_head_out", "_lagged_s", "_octets_out",
+        "_pieces", "_record", "_stays", "_upstream", "started",
     )  # fmt: skip
 
     def __init__(self, handler: Handler, client: Client) -> None:
@@ -85,6 +89,8 @@ class DirectExchange:
         self._chunked = False  # the answer is
         self._head_out = b""  # the answer's head, until its first octets can go with it
         self._octets_out = 0
+        self._behind = 0  # octets of earlier answers that the client had not taken when this request was sent
+        self._lagged_s = 0.0  # that the client was waited for to take its answers
         self.started = False  # the answer has begun
 
     def begin(self, forward: Forward, record: RequestRecord, *, stays: bool) -> None:
@@ -93,7 +99,8 @@ class DirectExchange:
         self._record = record
         self._stays = stays
         self._pieces = []
-        self._octets_out = 0
+        self._octets_out = self._behind = 0
+        self._lagged_s = 0.0
         self._handed_on = self.started = False
         plan = forward.admitted.plan
         record.routed(plan)
@@ -115,6 +122,7 @@ class DirectExchange:
             self._go_on(failure=error)
         else:
             if client.unwritable:  # it has not taken its last answer yet
+                self._behind = client.untaken()
                 upstream.pause_reading()
 
     def send(self, body: bytes, *, last: bool) -> None:
@@ -140,7 +148,6 @@ class DirectExchange:
 
     def on_informational(self, head: ResponseHead) -> None:
         """Passes an interim response on."""
-        self._client.active = True
         if rewrite.reflects(head, self._forward.token):
             assert self._upstream is not None
             self._upstream.fail(rewrite.reflection())
@@ -157,21 +164,25 @@ class DirectExchange:
             self._adopt(head, framing)
             return
         method = admitted.head.method
-        record.replied(status, now_s)
         framing = answer.framed(framing, version=_HTTP_11)
         self._chunked = framing.kind is BodyKind.CHUNKED
         self._stays = self._stays and not self._handler.traffic.draining
-        data = answer.answer_head(
-            status,
-            head.reason,
-            rewrite.inbound_lines(head, admitted.plan.response_rules, method=method),
-            framing,
-            method=method,
-            version=_HTTP_11,
-            keep_alive=self._stays,
-            dated=admitted.plan.response_rules.dated(head),
-            date=http_date,
-        )
+        try:
+            data = answer.answer_head(
+                status,
+                head.reason,
+                rewrite.inbound_lines(head, admitted.plan.response_rules, method=method),
+                framing,
+                method=method,
+                version=_HTTP_11,
+                keep_alive=self._stays,
+                dated=admitted.plan.response_rules.dated(head),
+                date=http_date,
+            )
+        except Exception as fault:  # noqa: BLE001  # as in the handler; a sink's call must not raise
+            self.broken(fault)
+            return
+        record.replied(status, now_s)
         assert self._upstream is not None
         if self._upstream.followed:
             self._head_out = data
@@ -197,12 +208,12 @@ class DirectExchange:
 
     def on_end(self) -> None:
         """Ends the answer; the client's connection goes on to its next request."""
+        upstream, self._upstream = self._upstream, None  # before the client can hold it back again
+        assert upstream is not None
         last = self._head_out + LAST_CHUNK if self._chunked else self._head_out
         if last:
             self._head_out = b""
             self._client.send(last)
-        upstream, self._upstream = self._upstream, None
-        assert upstream is not None
         self._forward.admitted.plan.pool.release(upstream)
         self._finish()
         self._client.ended(stays=self._stays)
@@ -228,11 +239,6 @@ class DirectExchange:
         self._client.resume_client()
 
     # ---- what holds it up, and what ends it
-
-    @property
-    def crowded(self) -> bool:
-        """Tells whether other requests wait for a connection like its own."""
-        return self._forward.admitted.plan.pool.pending > 0
 
     def pause(self) -> None:
         """Holds the upstream back, whose answer the client does not take."""
@@ -268,17 +274,41 @@ class DirectExchange:
         if total_s and age_s >= total_s:
             self._late(ErrorType.HTTP_RESPONSE_TIMEOUT, "total time is over")
 
-    def look(self, quiet_s: float, *, client_paused: bool) -> None:
-        """Ends it if nothing came for too long. Not while the client is waited for."""
+    def lags(self, passed_s: float) -> bool:
+        """Tells whether the client takes its answers too slowly while others wait; to be asked while it is waited for."""
+        self._lagged_s += passed_s
+        taken = self._behind + self._octets_out - self._client.untaken()
+        return relay.too_slow(taken, self._lagged_s) and self._crowded()
+
+    def _crowded(self) -> bool:
+        """Tells whether other requests wait for a connection like its own."""
+        return self._forward.admitted.plan.pool.pending > 0
+
+    def look(self, quiet_s: float, waited_s: float, limits: Limits, *, client_paused: bool) -> None:
+        """Ends it if nothing came for too long, from whoever is waited for; `waited_s` counts what is for the body."""
         timeouts = self._forward.admitted.plan.route.timeouts
         if self._client.body_left:
-            if client_paused and timeouts.idle_s and quiet_s >= timeouts.idle_s:
-                self._late(ErrorType.CONNECTION_WRITE_TIMEOUT, "the upstream does not read the request")
+            if client_paused:
+                if timeouts.idle_s and quiet_s >= timeouts.idle_s:
+                    self._late(ErrorType.CONNECTION_WRITE_TIMEOUT, "the upstream does not read the request")
+            elif limits.body_idle_timeout_s and quiet_s >= limits.body_idle_timeout_s:
+                self.end_with(Refusal(Problem.REQUEST_TIMEOUT, "the request body stalled"))
+            elif relay.too_slow(self._record.request_octets, waited_s) and self._crowded():
+                self.end_with(relay.slow())
         elif not self.started:
             if timeouts.first_byte_s and quiet_s >= timeouts.first_byte_s:
                 self._late(ErrorType.HTTP_RESPONSE_TIMEOUT, "no response in time")
         elif timeouts.idle_s and quiet_s >= timeouts.idle_s:
             self._late(ErrorType.CONNECTION_READ_TIMEOUT, "the response stalled")
+
+    def broken(self, fault: Exception) -> None:
+        """Ends it before the answer has begun: with a failure, or since something of ours has broken."""
+        if isinstance(fault, GatewayError):
+            self.end_with(fault)
+        else:
+            self._handed_on = True
+            self._give_up_upstream()
+            self._client.go_on(fault)
 
     def _late(self, error_type: ErrorType, detail: str) -> None:
         self.end_with(GatewayError(error_type, Side.UPSTREAM, detail))

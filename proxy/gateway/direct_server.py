@@ -32,12 +32,12 @@ class DirectServer:
         limits: Limits,
         clock: Clock,
         tasks: Tasks,
-        give_back: Callable[[asyncio.Transport, Place, bytes], None],
+        give_back: Callable[[asyncio.Transport, Place, bytes, bool], None],
         refuse: Callable[[asyncio.Transport, Place, GatewayError | None], None],
     ) -> None:
         """Serves by the handler's rules.
 
-        `give_back` takes a connection with a request that is not plain; `refuse` ends one, with an answer if there is
+        `give_back` takes a connection with a request that is not plain, and whether its client has ended its sending; `refuse` ends one, with an answer if there is
         an error to tell, and closes when the client has read what was written.
         """
         self.handler = handler

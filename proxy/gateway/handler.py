@@ -37,6 +37,7 @@ from proxy.upstream.exchange import Exchange
 
 _limited = RateLimited(logging.getLogger("proxy.gateway"), burst=20)
 _RETRY_PAUSE_S = 0.05 * SECONDS  # doubled for each further try to connect
+_SOON_S = 0.001 * SECONDS  # for a bound: 0 would be none
 _MAX_EXPIRED = 2  # tokens that may run out while a request waits for its connection
 
 
@@ -81,6 +82,10 @@ class Handler:
     async def go_on(self, client: ClientStream, record: RequestRecord, begun: Begun) -> None:
         """Serves a request that was decided, and perhaps tried, elsewhere: from where it stands, with whatever outcome."""
         await self._ended_well(client, record, self._carried_out(begun, client, record))
+
+    async def tell_of(self, client: ClientStream, record: RequestRecord, fault: Exception) -> None:
+        """Ends a request at which something of ours has broken elsewhere: a plain answer, one line in the log."""
+        await self._ended_well(client, record, _raised(fault))
 
     async def _ended_well(self, client: ClientStream, record: RequestRecord, story: Coroutine[Any, Any, None]) -> None:
         """Sees to it that the client is told of whatever fails, and that the request is counted and logged."""
@@ -134,12 +139,14 @@ class Handler:
             on_read=lambda octets: _count_request_octets(record, octets),
             crowded=lambda: decision.admitted.plan.pool.pending > 0,
         )
+        total_s = route.timeouts.total_s
         if begun.under_way:
             body.resume(begun.pieces, record.request_octets, complete=begun.body_complete)
+            total_s = total_s and max(_SOON_S, record.started_s + total_s - self._clock.now())
         else:
             decision.admitted.plan.retry_budget.earn()
         try:
-            async with asyncio.timeout(route.timeouts.total_s or None) as total:
+            async with asyncio.timeout(total_s or None) as total:
                 answer = await self._answered(decision, body, client, record, begun)
                 try:
                     rewrite.refuse_reflection(answer.head, answer.token)
@@ -160,6 +167,8 @@ class Handler:
         """Sends the request until there is an answer to relay: once, or again where ``rescue`` allows it."""
         plan = decision.admitted.plan
         answer = begun.answer or await self._tried(decision, body, client, record, failure=begun.failure)
+        if begun.answer is not None and not body.complete:  # it came early, and the upstream may still read
+            body.start(answer.exchange, self._tasks, write_timeout_s=plan.route.timeouts.idle_s, rest=True)
         if answer.token is None or plan.source is None or not rescue.token_rejected(answer.head):
             return answer
         try:
@@ -200,7 +209,7 @@ class Handler:
             exchange = Exchange(plan.pool, on_informational=interim, alone=admitted.binds_connection)
             try:
                 earlier, failure = failure, None
-                _raise(earlier)
+                await _raised(earlier)
                 response, framing = await self._attempt(exchange, decision, body, client, record, fresh=fresh)
             except TokenExpiredOnTheWayError:
                 exchange.close()
@@ -304,10 +313,9 @@ class Handler:
         lines = rewrite.inbound_lines(head, plan.response_rules, method=client.head.method)
         record.replied(head.status)
         unread = not client.body_complete  # the rest of an unread body would be read as the next request
-        dated = plan.response_rules.dated(head)
-        await client.begin(
-            head.status, head.reason, lines, answer.framing, dated=dated, close=self.traffic.draining or unread
-        )
+        close, dated = self.traffic.draining or unread, plan.response_rules.dated(head)
+        await client.begin(head.status, head.reason, lines, answer.framing, dated=dated, close=close)
+        client.hurry(lambda: answer.exchange.holds_connection and plan.pool.pending > 0)
         try:
             while (data := await answer.exchange.read(plan.route.timeouts.idle_s)) is not None:
                 await client.send(data)
@@ -367,9 +375,9 @@ async def _obtained(plan: RoutePlan) -> AccessToken:
     return await plan.source.obtain(plan.route.timeouts.token_s)
 
 
-def _raise(failure: GatewayError | None) -> None:
-    if failure is not None:
-        raise failure
+async def _raised(fault: Exception | None) -> None:
+    if fault is not None:
+        raise fault
 
 
 def _token_too_short() -> GatewayError:

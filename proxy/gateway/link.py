@@ -19,7 +19,8 @@ class ClientLink(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_left", "_loop", "_place", "_queue", "_readable", "_reading_paused", "_unwritable", "_writable", "transport",
+        "_left", "_loop", "_place", "_queue", "_readable", "_reading_paused", "_still_s", "_untaken_before", "_unwritable",
+        "_writable", "transport",
     )  # fmt: skip
 
     def __init__(self, transport: asyncio.Transport, place: Place, loop: asyncio.AbstractEventLoop) -> None:
@@ -32,6 +33,8 @@ class ClientLink(asyncio.Protocol):
         self._reading_paused = False
         self._readable: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
+        self._untaken_before: int | None = None  # what the client had not taken at the last look
+        self._still_s = 0.0  # since it took something
 
     @property
     def unwritable(self) -> bool:
@@ -69,7 +72,10 @@ class ClientLink(asyncio.Protocol):
         """Writes, and waits while the client does not take it. Raises ConnectionError if it is gone."""
         if self.transport is None:
             raise ConnectionResetError
-        self.transport.write(data)
+        try:
+            self.transport.write(data)
+        except RuntimeError as error:  # uvloop: "the handler is closed" (uvloop#68, #506)
+            raise ConnectionResetError from error
         if self._unwritable:
             self._writable = self._loop.create_future()
             await self._writable
@@ -80,6 +86,15 @@ class ClientLink(asyncio.Protocol):
         """Returns how many octets were written that the client's side has not taken yet, the system's included."""
         return self._place.untaken(self.transport)
 
+    def takes_nothing(self, passed_s: float, idle_s: float) -> bool:
+        """Tells whether the client has taken nothing for so long, 0 = as long as it likes; to be asked at each look."""
+        before, self._untaken_before = self._untaken_before, self.untaken()
+        if before is None or self._untaken_before < before:
+            self._still_s = 0.0
+            return False
+        self._still_s += passed_s
+        return bool(idle_s) and self._still_s >= idle_s
+
     def pause_writing(self) -> None:
         """Holds `write` back."""
         self._unwritable = True
@@ -87,6 +102,7 @@ class ClientLink(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Lets `write` go on."""
         self._unwritable = False
+        self._untaken_before = None
         _wake(self._writable)
 
     def _keep(self, body: bytes) -> None:

@@ -29,11 +29,14 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 # While other requests wait for a connection of the same upstream, a client that is sending a body slower than this, on
-# average over the time that we waited for it, makes room for them (408). Apache's mod_reqtimeout asks for 500 octets a
-# second, always; here a slow client is left in peace for as long as nobody needs its place.
+# average over the time that we waited for it, makes room for them (408); so does one that takes its answer as slowly, by
+# being cut off. Apache's mod_reqtimeout asks for 500 octets a second, always; here a slow client is left in peace for as
+# long as nobody needs its place.
 MIN_RATE = 1 * KIB  # octets a second
 SLOW_START_S = 3 * SECONDS  # nobody is judged by less
 _PACE_LOOK_S = 1 * SECONDS
+UNREAD = "the client does not read its answer"
+LAGGING = "the client takes its answer too slowly while others wait"
 
 
 class Wire(Protocol):
@@ -80,6 +83,10 @@ class ClientStream:
         self.continued = False
         self.octets_out = 0
         self._loop = asyncio.get_running_loop()
+        self._crowded: Callable[[], bool] | None = None  # while the answer holds what others may wait for
+        self._waited_s = 0.0  # for the client to take its answer, in all
+        self._given_up = UNREAD  # why, if it is
+        self._look_s = min(limits.write_idle_timeout_s / 2 or _PACE_LOOK_S, _PACE_LOOK_S)
         self._look: asyncio.TimerHandle | None = None  # at the client's progress, while something is written
 
     @property
@@ -159,6 +166,10 @@ class ClientStream:
         self.octets_out += len(data)
         await self._write(encode_chunk(data) if self._framing.kind is BodyKind.CHUNKED else data)
 
+    def hurry(self, crowded: Callable[[], bool]) -> None:
+        """Has the client make room if it takes its answer too slowly while others wait, as `crowded` tells."""
+        self._crowded = crowded
+
     async def end(self) -> None:
         """Ends the answer's body."""
         if self._framing.kind is BodyKind.CHUNKED and self.head.method != b"HEAD":
@@ -180,8 +191,7 @@ class ClientStream:
         """Writes, and waits for the client to take it: at any speed, but not for one that takes nothing."""
         try:
             async with asyncio.timeout(None) as bound:
-                if self.limits.write_idle_timeout_s:
-                    self._look_again(bound, None)
+                self._look_again(bound, None, 0.0)
                 try:
                     await self._wire.write(data)
                 finally:
@@ -189,21 +199,25 @@ class ClientStream:
                         self._look.cancel()
         except TimeoutError:
             self.abort()
-            raise ClientGone("the client does not read its answer") from None
+            raise ClientGone(self._given_up) from None
         except ConnectionError as error:
             raise ClientGone from error
 
-    def _look_again(self, bound: asyncio.Timeout, before: int | None) -> None:
-        """Looks twice within the time that a client may take nothing; `before` is what it had not taken last time."""
-        look_s = self.limits.write_idle_timeout_s / 2
-        self._look = self._loop.call_later(look_s, self._look_at_progress, bound, before)
+    def _look_again(self, bound: asyncio.Timeout, before: int | None, still_s: float) -> None:
+        """Looks later; `before` is what the client had not taken at the last look, and `still_s` since when it takes nothing."""
+        self._look = self._loop.call_later(self._look_s, self._look_at_progress, bound, before, still_s)
 
-    def _look_at_progress(self, bound: asyncio.Timeout, before: int | None) -> None:
-        left = self._wire.untaken()
-        if before is not None and left >= before:
+    def _look_at_progress(self, bound: asyncio.Timeout, before: int | None, still_s: float) -> None:
+        self._waited_s += self._look_s
+        left, idle_s = self._wire.untaken(), self.limits.write_idle_timeout_s
+        still_s = still_s + self._look_s if before is not None and left >= before else 0.0
+        if idle_s and still_s >= idle_s:
+            bound.reschedule(self._loop.time())
+        elif self._crowded is not None and too_slow(self.octets_out - left, self._waited_s) and self._crowded():
+            self._given_up = LAGGING
             bound.reschedule(self._loop.time())
         else:
-            self._look_again(bound, left)
+            self._look_again(bound, left, still_s)
 
 
 class RequestBody:
@@ -245,9 +259,12 @@ class RequestBody:
         self.held = pieces is not None
         self.complete = complete
 
-    def start(self, exchange: Exchange, tasks: Tasks, *, write_timeout_s: float) -> asyncio.Task[None]:
-        """Starts to send the body; the task ends when all of it was sent. One at a time."""
-        self._pump = tasks.start(self._send_all(exchange, write_timeout_s), name="request body")
+    def start(
+        self, exchange: Exchange, tasks: Tasks, *, write_timeout_s: float, rest: bool = False
+    ) -> asyncio.Task[None]:
+        """Starts to send the body, or its `rest`; the task ends when all of it was sent. One at a time."""
+        held = [] if rest else list(self._pieces)
+        self._pump = tasks.start(self._send_all(exchange, held, write_timeout_s), name="request body")
         return self._pump
 
     async def stop(self) -> None:
@@ -257,9 +274,9 @@ class RequestBody:
             pump.cancel()
             await asyncio.wait({pump})
 
-    async def _send_all(self, exchange: Exchange, write_timeout_s: float) -> None:
+    async def _send_all(self, exchange: Exchange, held: list[bytes], write_timeout_s: float) -> None:
         """Sends first what is held, then what comes from the client."""
-        for piece in list(self._pieces):
+        for piece in held:
             await self._send(exchange, piece, write_timeout_s)
         while not self.complete:
             data = await self._read()

@@ -100,12 +100,14 @@ class GatewayServer:
             place=place,
         )
 
-    def _taken_back(self, transport: asyncio.Transport, place: Place, data: bytes) -> None:
+    def _taken_back(self, transport: asyncio.Transport, place: Place, data: bytes, half_closed: bool) -> None:  # noqa: FBT001
         """Goes on with a connection that leaves the direct path, from its next request on."""
         front = self.protocol(unix=place.peer.address is None, place=place, plain=False)
         transport.set_protocol(front)
         front.connection_made(transport)
         front.data_received(data)
+        if half_closed and not transport.get_protocol().eof_received():  # type: ignore[attr-defined]  # as if it came now
+            transport.close()
 
     def _refused(self, transport: asyncio.Transport, place: Place, error: GatewayError | None) -> None:
         """Ends a connection of the direct path that sent too much or too slowly."""

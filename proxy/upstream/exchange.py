@@ -67,9 +67,15 @@ class Exchange:
         exchange._connection = connection
         exchange._head = (head, framing)
         exchange._unwritable = connection.hand_to(exchange)
+        connection.resume_reading()  # the other sink may have held it back, for a reason that does not count here
         return exchange
 
     # ---- for whoever makes the request
+
+    @property
+    def holds_connection(self) -> bool:
+        """Tells whether it holds a connection of its pool."""
+        return self._connection is not None
 
     async def open(self, *, connect_timeout_s: float | None, fresh: bool = False) -> None:
         """Takes hold of a connection; `fresh` wants one that was opened just now. Raises as `Pool.acquire` does."""

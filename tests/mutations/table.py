@@ -11,6 +11,7 @@ PROCESS = "tests/threats/test_process.py::"
 TOKENS = "tests/threats/test_tokens.py::"
 REFUSALS = "tests/gateway/test_refusals.py::test_refused"
 TUNNEL = "tests/gateway/test_tunnel.py::"
+BROKEN = "tests/gateway/test_broken_ends.py::"
 
 MUTATIONS = (
     # ---- who may use the gateway
@@ -488,16 +489,16 @@ MUTATIONS = (
     ),
     Mutation(
         "the time between octets of a body, on the direct path",
-        "proxy/gateway/direct.py",
-        "exchange, idle_s = self._exchange, self._server.limits.body_idle_timeout_s",
-        "exchange, idle_s = self._exchange, self._server.limits.body_idle_timeout_s * 99",
+        "proxy/gateway/direct_exchange.py",
+        "quiet_s >= limits.body_idle_timeout_s:",
+        "quiet_s >= limits.body_idle_timeout_s * 99:",
         (PROCESS + "test_t23_one_client_takes_all_it_can",),
     ),
     Mutation(
         "a client that reads nothing",
         "proxy/gateway/relay.py",
-        "if before is not None and left >= before:",
-        "if before is not None and left < 0:",
+        "if before is not None and left >= before else 0.0",
+        "if before is not None and left < 0 else 0.0",
         ("tests/gateway/test_streaming.py::test_t23_a_client_that_does_not_read_its_answer",),
     ),
     # ---- what is said
@@ -613,6 +614,77 @@ MUTATIONS = (
         "left_s = self._heard_s + self._idle_s - self._loop.time()",
         "left_s = self._idle_s",
         (TUNNEL + "test_a_tunnel_that_stands_still",),
+    ),
+    # ---- the direct path
+    Mutation(
+        "what breaks in a decision is answered",
+        "proxy/gateway/direct.py",
+        "        except Exception as fault:  # noqa: BLE001  # as in the handler, which tells of it",
+        "        except ZeroDivisionError as fault:",
+        (BROKEN + "test_a_value_file_that_no_field_can_hold",),
+    ),
+    Mutation(
+        "what breaks in an answer's head is answered",
+        "proxy/gateway/direct_exchange.py",
+        "        except Exception as fault:  # noqa: BLE001  # as in the handler; a sink's call must not raise",
+        "        except ZeroDivisionError as fault:",
+        (BROKEN + "test_a_value_file_that_no_field_can_hold",),
+    ),
+    Mutation(
+        "a client that leaves gives back what its request holds",
+        "proxy/gateway/direct.py",
+        "            self._loop.call_soon(self._task.cancel)",
+        "            self._task.cancel()",
+        (BROKEN + "test_a_client_that_is_reset_as_its_request_fails",),
+    ),
+    Mutation(
+        "only what is taken keeps an answer going",
+        "proxy/gateway/link.py",
+        "return bool(idle_s) and self._still_s >= idle_s",
+        "return False",
+        (BROKEN + "test_who_sends_on_and_does_not_read",),
+    ),
+    Mutation(
+        "a slow reader makes room",
+        "proxy/gateway/direct_exchange.py",
+        "return relay.too_slow(taken, self._lagged_s) and self._crowded()",
+        "return False",
+        (BROKEN + "test_slow_readers_that_hold_every_connection",),
+    ),
+    Mutation(
+        "a slow reader makes room on the general path",
+        "proxy/gateway/relay.py",
+        "elif self._crowded is not None and too_slow(",
+        "elif self._crowded is None and too_slow(",
+        (BROKEN + "test_slow_readers_that_hold_every_connection",),
+    ),
+    Mutation(
+        "the upstream is held back with the client",
+        "proxy/gateway/direct.py",
+        "            self._exchange.pause()\n",
+        "            pass\n",
+        ("tests/gateway/test_streaming.py::test_a_sender_waits_for_its_reader",),
+    ),
+    Mutation(
+        "a connection goes back to its pool unpaused",
+        "proxy/gateway/direct_exchange.py",
+        "        upstream, self._upstream = self._upstream, None  # before the client can hold it back again",
+        "        upstream = self._upstream",
+        (BROKEN + "test_a_last_chunk_that_is_more_than_the_client_takes",),
+    ),
+    Mutation(
+        "a body's length is counted",
+        "proxy/gateway/direct.py",
+        "        self._left = left - len(body)",
+        "        self._left = left - len(body) + bool(body)",
+        ("tests/gateway/http/test_connections.py::test_R44_pipelined_requests",),
+    ),
+    Mutation(
+        "an answer that shows the token",
+        "proxy/gateway/direct_exchange.py",
+        "or rewrite.reflects(head, token):",
+        "or not head:",
+        (UPSTREAM + "test_t16_a_head_that_shows_the_token",),
     ),
     # ---- the process
     Mutation(

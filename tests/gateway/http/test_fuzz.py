@@ -294,4 +294,4 @@ async def test_R38_malformed_responses(world: World, cases: int):
             assert [answer] == read_answers(plain, [method]), said
             relayed += 1
     assert min(relayed, failed) > cases // 5
-    assert cut >= cases // 100  # fewer on the direct path: what is malformed in the piece of the head is 502 there
+    assert cut >= cases // 500  # few on the direct path: what is malformed in the piece of the head is 502 there
