@@ -15,6 +15,7 @@ import pytest
 from proxy.clock import SystemClock
 from proxy.demo.servers import DemoServers
 from proxy.tasks import Tasks
+from proxy.transports import abort
 from tests.support.both_loops import on_both_loops
 from tests.support.fronting import connected, request
 from tests.support.gateway import RunningGateway, running_gateway, simple_configuration
@@ -65,7 +66,7 @@ async def secured(port: int, context: ssl.SSLContext) -> AsyncIterator[RawClient
     try:
         yield client
     finally:
-        client.writer.transport.abort()
+        abort(client.writer.transport)
 
 
 def peer_certificate(client: RawClient) -> bytes:
@@ -319,7 +320,7 @@ async def test_a_unix_socket_speaks_tls_too(tmp_path: Path, authority: Authority
         client = RawClient(*streams)
         await client.send(request())
         assert 200 == (await client.answer()).status
-        client.writer.transport.abort()
+        abort(client.writer.transport)
 
 
 @on_both_loops
@@ -356,7 +357,7 @@ async def test_a_tunnel_over_tls(tmp_path: Path, authority: Authority):
         async with secured(gateway.port, context) as client:
             await client.send(asked + b"wait")
             assert 101 == (await client.answer(head_only=True)).status
-            client.writer.transport.abort()
+            abort(client.writer.transport)
             await upstream.connections[2].until(lambda: upstream.connections[2].lost)
             assert isinstance(upstream.connections[2].loss, ConnectionResetError)
         async with secured(gateway.port, context) as client:
