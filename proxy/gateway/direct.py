@@ -23,7 +23,8 @@ from proxy.gateway.begun import Begun
 from proxy.gateway.decide import Forward, decide
 from proxy.gateway.direct_exchange import DirectExchange
 from proxy.gateway.incoming import MAX_EMPTY_LINES
-from proxy.gateway.link import HALF_CLOSED_S, MAX_AHEAD, ClientLink
+from proxy.gateway.lingering import HALF_CLOSED_S
+from proxy.gateway.link import MAX_AHEAD, ClientLink
 from proxy.gateway.record import ClientGone, RequestRecord
 from proxy.gateway.relay import ClientStream
 from proxy.gateway.snapshot import Snapshot
@@ -57,8 +58,7 @@ class _Phase(Enum):
 
 
 # at module level, since an Enum's attribute costs more than the comparison it is for
-_READING, _OPENING, _EXCHANGE = _Phase.READING, _Phase.OPENING, _Phase.EXCHANGE
-_STORY, _RETURNING, _GONE = _Phase.STORY, _Phase.RETURNING, _Phase.GONE
+_READING, _OPENING, _EXCHANGE, _STORY, _RETURNING, _GONE = _Phase
 _AT_WORK = frozenset({_OPENING, _EXCHANGE, _STORY, _RETURNING})
 
 
@@ -156,7 +156,7 @@ class DirectConnection(ClientLink):
         snapshot = handler.snapshot
         if snapshot is not self._snapshot:
             self._snapshot = snapshot
-            self._visitor = snapshot.visitor(self._place.peer, secure=self._secure)
+            self._visitor = snapshot.visitor(self.peer, secure=self._secure)
         self._head = head
         self._empty = 0
         record = self._record = handler.begin(head, self._visitor, snapshot)

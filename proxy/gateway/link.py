@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from proxy.gateway.access import Peer
 from proxy.gateway.admission import Place
-from proxy.units import KIB, SECONDS
+from proxy.units import KIB
 
-HALF_CLOSED_S = 5 * SECONDS  # in which an answer has to begin for a client that has ended its sending: it may have left
 MAX_AHEAD = 64 * KIB  # octets kept of what comes before its turn; beyond, the client is paused
 
 
@@ -35,6 +35,11 @@ class ClientLink(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._untaken_before: int | None = None  # what the client had not taken at the last look
         self._still_s = 0.0  # since it took something
+
+    @property
+    def peer(self) -> Peer:
+        """Who connected."""
+        return self._place.peer
 
     @property
     def unwritable(self) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from proxy.gateway.admission import Place
 from proxy.gateway.handler import Handler
 from proxy.gateway.lingering import HALF_CLOSED_S, Lingering
+from proxy.gateway.link import ClientLink
 from proxy.gateway.relay import ClientStream
 from proxy.http1.wire import RequestHead
 from proxy.tasks import Tasks
@@ -48,12 +49,12 @@ class Upgrades:
     async def _serve(self, connection: UpgradeConnection, head: RequestHead) -> None:
         client = ClientStream(head, connection, self._handler.snapshot.limits, keep_alive=False, switched=connection)
         try:
-            await self._handler.serve(client, peer=connection.place.peer, secure=connection.secure)
+            await self._handler.serve(client, peer=connection.peer, secure=connection.secure)
         finally:
             connection.leave()
 
 
-class UpgradeConnection(asyncio.Protocol):
+class UpgradeConnection(ClientLink):
     """The connection until it is a tunnel, or closed. A ``Wire`` for the request, ``Switched`` for the tunnel."""
 
     def __init__(
@@ -64,55 +65,22 @@ class UpgradeConnection(asyncio.Protocol):
         *,
         lost: Callable[[UpgradeConnection], None],
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        super().__init__(transport, place, asyncio.get_running_loop())
         self._early = bytearray(early)
         self._lost = lost
-        self._unwritable = False
-        self._writable: asyncio.Future[None] | None = None
         self._given_away = False
         self._begun = False  # an answer was
         self._ended = False  # the client sends no more
         self._patience: asyncio.TimerHandle | None = None  # with such a client
         self._lingering: Lingering | None = None  # after the answer
-        self.place = place
         self.secure = transport.get_extra_info("sslcontext") is not None
         self.serving: asyncio.Task[None] | None = None
-        self.transport: asyncio.Transport | None = transport
-
-    # ---- the request's wire
-
-    @property
-    def body_complete(self) -> bool:
-        """Tells that there is no body."""
-        return True
-
-    def read_nowait(self) -> bytes:
-        """Returns nothing: there is no body."""
-        return b""
-
-    async def read(self) -> bytes:
-        """Returns nothing: there is no body."""
-        return b""
-
-    def untaken(self) -> int:
-        """Returns how many octets were written that the client's side has not taken yet, the system's included."""
-        return self.place.untaken(self.transport)
 
     async def write(self, data: bytes) -> None:
         """Writes, and waits while the client does not take it. Raises ConnectionError if it is gone."""
-        if self.transport is None:
-            raise ConnectionResetError
         self._begun = True
         self._end_patience()
-        try:
-            self.transport.write(data)
-        except RuntimeError as error:  # uvloop: "the handler is closed" (uvloop#68, #506)
-            raise ConnectionResetError from error
-        if self._unwritable:
-            self._writable = self._loop.create_future()
-            await self._writable
-        if self.transport is None:
-            raise ConnectionResetError
+        await super().write(data)
 
     # ---- the tunnel's side
 
@@ -177,24 +145,13 @@ class UpgradeConnection(asyncio.Protocol):
         if self._lingering is not None:
             self._lingering.cancel()
         self._end_patience()
-        self.resume_writing()
+        self._wake_all()
         if self.serving is not None and not self._given_away:
             self.serving.cancel()
         self._lost(self)
-        self.place.leave()
+        self._place.leave()
 
     def _end_patience(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
-
-    def pause_writing(self) -> None:
-        """Holds `write` back."""
-        self._unwritable = True
-
-    def resume_writing(self) -> None:
-        """Lets `write` go on."""
-        self._unwritable = False
-        writable, self._writable = self._writable, None
-        if writable is not None and not writable.done():
-            writable.set_result(None)
