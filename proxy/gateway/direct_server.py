@@ -16,9 +16,11 @@ from proxy.gateway.direct import DirectConnection
 from proxy.gateway.handler import Handler
 from proxy.gateway.settings import Limits
 from proxy.tasks import Tasks
+from proxy.transports import abort
 from proxy.units import MILLISECONDS, SECONDS
 
 _LONGEST_TICK_S = 1 * SECONDS
+_STOP_STEP_S = 10 * MILLISECONDS
 _SHORTEST_TICK_S = 10 * MILLISECONDS
 
 
@@ -42,6 +44,7 @@ class DirectServer:
         """
         self.handler = handler
         self.now = clock.now
+        self._clock = clock
         self.limits = limits
         self.tasks = tasks
         self.give_back = give_back
@@ -66,14 +69,20 @@ class DirectServer:
             if connection.idle and connection.transport is not None:
                 connection.transport.close()
 
-    def stop(self) -> None:
-        """Ends the looking, and cuts what is left."""
+    async def stop(self, patience_s: float) -> None:
+        """Ends the looking, and the connections: what was written last gets so many seconds to be read."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         for connection in tuple(self.connections):
             if connection.transport is not None:
-                connection.transport.abort()
+                connection.transport.close()
+        end_s = self.now() + patience_s
+        while self.connections and self.now() < end_s:
+            await self._clock.sleep(_STOP_STEP_S)
+        for connection in tuple(self.connections):
+            if connection.transport is not None:
+                abort(connection.transport)
 
     def _look(self) -> None:
         for connection in tuple(self.connections):

@@ -190,7 +190,7 @@ class GatewayServer:
             await self._handler.traffic.cut()
         finally:
             self._drain_bound = None
-        self._direct.stop()
+        await self._direct.stop(_LAST_ANSWERS_S)
         await self._upgrades.stop()
         await self._general.shutdown(_LAST_ANSWERS_S)
         self._admission.cut()
