@@ -172,6 +172,7 @@ class ClientStream:
 
     async def end(self) -> None:
         """Ends the answer's body."""
+        self._crowded = None  # it knows the exchange, which knows this: a circle would wait for the garbage collector
         if self._framing.kind is BodyKind.CHUNKED and self.head.method != b"HEAD":
             await self._write(LAST_CHUNK)
 
@@ -181,6 +182,7 @@ class ClientStream:
         A body that lasts until the connection ends would look whole after an orderly end: it is reset instead.
         """
         self.keep_alive = False
+        self._crowded = None  # as in `end`
         if (transport := self._wire.transport) is not None:
             if self.started and self._framing.kind is BodyKind.UNTIL_CLOSE:
                 reset(transport)
