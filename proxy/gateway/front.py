@@ -1,9 +1,10 @@
 """The front protocol: accepts a connection, bounds it, and reads its first request head.
 
 It asks for the connection's place (under TLS, ``handshake`` brings it), owns the first head's deadline, and refuses with
-replies of our own what ``Incoming`` finds malformed. A good head decides who serves the connection: it is handed over
-together with the transport, for good. No answer is being written then, the write buffer is empty and reading is not
-paused, which both event loops need for a change of protocol.
+replies of our own what ``Incoming`` finds malformed. A good head decides who serves the connection, which is handed over
+together with the transport: to aiohttp (``general``) and to ``upgrade`` for good; from the direct path it may come back,
+with a request that is not plain. No answer is being written then, the write buffer is empty and reading is not paused,
+which both event loops need for a change of protocol.
 """
 
 from __future__ import annotations

@@ -70,10 +70,10 @@ class _Head:
 
     __slots__ = ("fields", "known", "version")
 
-    def __init__(self, version: tuple[int, int], fields: Fields, found: Known | None = None) -> None:
+    def __init__(self, version: tuple[int, int], fields: Fields) -> None:
         self.version = version
         self.fields = fields
-        self.known = known(fields) if found is None else found
+        self.known: Known = known(fields)
 
 
 class RequestHead(_Head):
