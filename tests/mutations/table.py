@@ -686,6 +686,22 @@ MUTATIONS = (
         "or not head:",
         (UPSTREAM + "test_t16_a_head_that_shows_the_token",),
     ),
+    # ---- what a request costs
+    Mutation(
+        "the newest idle connection is found without a walk",
+        "proxy/upstream/pool.py",
+        "connection, since_s = self._idle.popitem()",
+        "connection, since_s = max(self._idle.items(), key=lambda kept: kept[1]); del self._idle[connection]",
+        ("tests/gateway/test_flat_cost.py::test_pools",),
+    ),
+    Mutation(
+        "no walk over the routes",
+        "proxy/gateway/handler.py",
+        "            snapshot,\n            self._clock,\n            method=head.method,",
+        "            min((snapshot, *snapshot.plans), key=lambda one: one is not snapshot),\n"
+        "            self._clock,\n            method=head.method,",
+        ("tests/gateway/test_flat_cost.py::test_routes",),
+    ),
     # ---- the process
     Mutation(
         "the memory is closed to others",
