@@ -1,10 +1,10 @@
 """Plain requests, served by callbacks: no task, no future, no timer and no object of aiohttp's belongs to one.
 
 An optimisation of the general path, and without rules of its own: ``decide`` says what is sent, ``rewrite`` and
-``answer`` what comes back. Here is only the course that nearly every request takes: its token is in hand, a kept
-connection to the upstream is idle, the answer is passed on (``direct_exchange``). Whatever else happens - a token or a
-connection to wait for, a 401, a failure, a reply of the gateway's own - goes on in ``Handler`` from where it stands. The
-connection stays here until a request comes that is not plain; then it goes back to the front protocol, for good.
+``answer`` what comes back. Here is only the course that nearly every request takes: its token is in hand, a connection
+to the upstream is idle or its turn comes (``opening``), the answer is passed on (``direct_exchange``). Whatever else
+happens - a token to wait for, a 401, a failure, a reply of the gateway's own - goes on in ``Handler`` from where it
+stands. The connection stays here until a request comes that is not plain; then it goes back to the front protocol.
 
 Source: RFC 9112 §6 (framing), §9.3 (persistence, pipelining).
 """
@@ -25,6 +25,7 @@ from proxy.gateway.direct_exchange import DirectExchange
 from proxy.gateway.incoming import MAX_EMPTY_LINES
 from proxy.gateway.lingering import HALF_CLOSED_S
 from proxy.gateway.link import MAX_AHEAD, ClientLink
+from proxy.gateway.opening import Opening
 from proxy.gateway.record import ClientGone, RequestRecord
 from proxy.gateway.relay import ClientStream
 from proxy.gateway.snapshot import Snapshot
@@ -33,6 +34,7 @@ from proxy.http1.framing import request_framing
 from proxy.http1.wire import RequestHead, find_head_end, parse_request_head
 from proxy.transports import abort
 from proxy.units import MILLISECONDS, SECONDS
+from proxy.upstream.connection import UpstreamConnection
 
 if TYPE_CHECKING:
     from proxy.gateway.direct_server import DirectServer
@@ -66,7 +68,7 @@ class DirectConnection(ClientLink):
     """One client connection whose requests have been plain so far."""
 
     __slots__ = (
-        "_ahead", "_begun_s", "_client", "_empty", "_exchange", "_half_closed", "_head", "_phase", "_quiet_s", "_record", "_secure", "_server",
+        "_ahead", "_begun_s", "_client", "_empty", "_exchange", "_half_closed", "_head", "_opening", "_phase", "_quiet_s", "_record", "_secure", "_server",
         "_snapshot", "_stays", "_task", "_visitor", "_waited_s", "active",
     )  # fmt: skip
 
@@ -76,6 +78,7 @@ class DirectConnection(ClientLink):
         self._secure = transport.get_extra_info("sslcontext") is not None
         self._phase = _READING
         self._exchange = DirectExchange(server.handler, self)
+        self._opening = Opening(self, self._exchange, tasks=server.tasks, now=server.now)
         self._snapshot: Snapshot | None = None
         self._visitor: Visitor
         self._ahead = bytearray()  # what has come before its turn: a part of a head, or pipelined requests
@@ -184,32 +187,19 @@ class DirectConnection(ClientLink):
             else:
                 self._phase = _OPENING
                 self._queue += body
-                self._task = self._server.tasks.start(self._opened(decision), name="connection for a request")
+                self._opening.begin(decision)
         else:
             self._queue += body
             self.go_on(Begun(decision))
 
-    async def _opened(self, decision: Forward) -> None:
-        """Waits for a connection to the upstream, and goes on with it."""
-        plan = decision.admitted.plan
-        try:
-            upstream = await plan.pool.acquire(connect_timeout_s=plan.route.timeouts.connect_s)
-        except Exception as fault:  # noqa: BLE001  # likewise
-            self._task = None
-            if self._phase is _OPENING:
-                self._exchange.broken(fault)
-            return
-        self._task = None
-        if self._phase is not _OPENING:
-            plan.pool.release(upstream)
-        elif decision.token is not None and not decision.token.usable(self._server.now()):
-            plan.pool.release(upstream)
-            self._exchange.expired()
-        else:
-            self._phase = _EXCHANGE
-            body, self._queue = bytes(self._queue), bytearray()
-            self._exchange.start(upstream, body)
-            self.resume_client()
+    def opened(self, upstream: UpstreamConnection) -> None:
+        """Sends the request that has waited for its connection."""
+        self._phase = _EXCHANGE
+        self.active = True  # the upstream's time begins
+        body = bytes(self._queue)
+        self._queue.clear()
+        self._exchange.start(upstream, body)
+        self.resume_client()
 
     def _read_body(self, data: bytes) -> None:
         """Passes octets of the request's body on, or keeps them for the handler."""
@@ -289,8 +279,8 @@ class DirectConnection(ClientLink):
 
     def go_on(self, begun: Begun | Exception) -> None:
         """Leaves the request to the handler, from where it stands, or with a fault of ours to tell of."""
-        if self._task is not None:  # it waited for a connection
-            self._task.cancel()
+        if self._phase is _OPENING:
+            self._opening.end()
         self._phase = _STORY
         client = self._client = ClientStream(self._head, self, self._server.limits, keep_alive=self._stays)
         self._task = self._server.tasks.start(self._told(client, begun), name="request")
@@ -338,6 +328,8 @@ class DirectConnection(ClientLink):
         phase, self._phase = self._phase, _GONE
         self.transport = None
         self._server.connections.discard(self)
+        if phase is _OPENING:
+            self._opening.end()
         if phase in {_OPENING, _EXCHANGE}:
             self._exchange.lost(ClientGone())
         self.cancel()
@@ -395,6 +387,8 @@ class DirectConnection(ClientLink):
             transport.close()
 
     def _give_up(self, detail: str) -> None:
+        if self._phase is _OPENING:
+            self._opening.end()
         if self._phase in {_OPENING, _EXCHANGE}:
             self._exchange.lost(ClientGone(detail))
         self.cut()

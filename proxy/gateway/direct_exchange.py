@@ -12,7 +12,7 @@ from proxy.clock import http_date
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
 from proxy.gateway import answer, relay, rewrite
 from proxy.gateway.begun import Answer, Begun
-from proxy.gateway.decide import Forward
+from proxy.gateway.decide import Decision, Forward, NeedToken
 from proxy.gateway.handler import Handler
 from proxy.gateway.record import ClientGone, RequestRecord
 from proxy.gateway.settings import Limits
@@ -214,9 +214,10 @@ class DirectExchange:
         if last:
             self._head_out = b""
             self._client.send(last)
-        self._forward.admitted.plan.pool.release(upstream)
+        pool = self._forward.admitted.plan.pool
         self._finish()
         self._client.ended(stays=self._stays)
+        pool.release(upstream)  # the last thing done here: another's request may begin on it
 
     def on_error(self, error: GatewayError) -> None:
         """Goes on in the handler, while the client can still be told."""
@@ -334,12 +335,18 @@ class DirectExchange:
 
     def expired(self) -> None:
         """Leaves a request to the handler whose token has run out while it waited for its connection."""
-        self._go_on()
+        self._go_on(NeedToken(self._forward.admitted))
 
-    def _go_on(self, *, failure: GatewayError | None = None, answered: Answer | None = None) -> None:
+    def _go_on(
+        self,
+        decision: Decision | None = None,
+        *,
+        failure: GatewayError | None = None,
+        answered: Answer | None = None,
+    ) -> None:
         self._handed_on = True
         begun = Begun(
-            self._forward,
+            decision or self._forward,
             under_way=True,
             pieces=self._pieces,
             body_complete=self._client.body_complete,

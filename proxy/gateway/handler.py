@@ -121,12 +121,10 @@ class Handler:
     async def _carried_out(self, begun: Begun, client: ClientStream, record: RequestRecord) -> None:
         """The request, from decision to last byte."""
         decision = begun.decision
-        if isinstance(decision, NeedToken):
-            plan = decision.admitted.plan
-            record.routed(plan)
-            decision = forward(decision.admitted, await _obtained(plan))
-        elif isinstance(decision, Forward) and not begun.under_way:
+        if not begun.under_way and not isinstance(decision, Reply):
             record.routed(decision.admitted.plan)
+        if isinstance(decision, NeedToken):
+            decision = forward(decision.admitted, await _obtained(decision.admitted.plan))
         if isinstance(decision, Reply):
             await self._reply(client, record, decision)
             return

@@ -169,7 +169,7 @@ class Exchange:
         self.close()
 
     def close(self) -> None:
-        """Ends the exchange wherever it is: unless the response was whole, the connection is closed. Idempotent."""
+        """Ends the exchange wherever it is: between `start` and the response's end, the connection is closed. Idempotent."""
         self._end_with(ErrorType.CONNECTION_TERMINATED, "given up by the gateway", Side.GATEWAY)
 
     # ---- for the connection: the sink's calls
@@ -266,7 +266,7 @@ class Exchange:
         self._error = error
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.abort()
+            self._pool.release(connection)  # one on which nothing was sent can serve another; else it is closed
         _wake(self._reader)
         _wake(self._writer)
 

@@ -14,7 +14,6 @@ import asyncio
 import socket
 from collections import OrderedDict
 from dataclasses import dataclass
-from enum import Enum
 
 from proxy.clock import Clock, SystemClock
 from proxy.errors import ErrorType, GatewayError, Side
@@ -25,6 +24,7 @@ from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.dial import Dialer
 from proxy.upstream.origin import Origin
 from proxy.upstream.resolver import Resolver
+from proxy.upstream.waiters import Waiter, Waiters
 
 _CLOSING_S = 1 * SECONDS  # for goodbyes to be answered when the pool closes
 _SOONEST_SWEEP_S = 10 * MILLISECONDS
@@ -61,17 +61,6 @@ class PoolCounts:
     busy: int
 
 
-class _Turn(Enum):
-    """What a waiter gets when it is not a connection."""
-
-    PLACE = "it may open one: a place is taken in its name"
-    LATE = "its time is over"
-    CLOSED = "the pool has closed"
-
-
-_Waiter = asyncio.Future["UpstreamConnection | _Turn"]
-
-
 class Pool:
     """Connections to one upstream, used on one event loop. Whoever takes a connection releases or aborts it."""
 
@@ -88,8 +77,8 @@ class Pool:
         self._connecting = 0
         self._connections: set[UpstreamConnection] = set()  # open ones, idle or busy
         self._idle: OrderedDict[UpstreamConnection, float] = OrderedDict()  # since when; the newest last
-        self._handed: set[UpstreamConnection] = set()  # given to waiters that did not run yet
-        self._waiters: OrderedDict[_Waiter, bool] = OrderedDict()  # whether a fresh connection is asked for
+        self._handed: set[UpstreamConnection] = set()  # given to tasks that wait and did not run yet
+        self._waiters = Waiters(limits.max_pending, limits.pending_timeout_s)
         self._leaving: set[UpstreamConnection] = set()  # closed ones whose sockets are still open
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
@@ -127,20 +116,46 @@ class Pool:
         bound), in seconds. Raises GatewayError(CONNECTION_LIMIT_REACHED, GATEWAY) if too many wait or the turn does
         not come; else as `Dialer.dial`.
         """
+        connection = None if fresh or self._closed else self.take_idle()
+        if connection is None:
+            connection = await self._turn(fresh=fresh)
+        return connection or await self.open(connect_timeout_s)
+
+    def ask(self, waiter: Waiter, *, fresh: bool = False) -> None:
+        """Has a waiter told when its turn has come, or that it will not. O(1), no await.
+
+        It is told at once, within this call, if there is room for a connection more, too many wait, or the pool has
+        closed. For who has found nothing by `take_idle`, or wants a `fresh` connection: one that is opened for it.
+        """
         if self._closed:
-            raise _stopping()
-        connection = None if fresh else self.take_idle()
-        if connection is not None:
-            return connection
+            waiter.failed(_stopping())
+            return
         if fresh and self._full() and self._idle:
             next(iter(self._idle)).close()  # the oldest makes room
-        if not self._full():
-            self._connecting += 1
+        if self._full():
+            self._waiters.join(waiter, fresh=fresh)
         else:
-            connection = await self._turn(fresh=fresh)
-            if connection is not None:
-                return connection
-        return await self._open(connect_timeout_s)
+            self._connecting += 1
+            waiter.may_open()
+
+    def leave(self, waiter: Waiter) -> None:
+        """Takes a waiter out of the queue, if it is there. O(1)."""
+        self._waiters.leave(waiter)
+
+    async def open(self, timeout_s: float | None) -> UpstreamConnection:
+        """Opens a connection in a place that is taken: for a waiter that may. Raises as `Dialer.dial`."""
+        try:
+            connection = await self._dialer.dial(self, timeout_s)
+        except BaseException:
+            self._give_up_place()
+            raise
+        self._connecting -= 1
+        self._connections.add(connection)
+        self._context = self._dialer.context()
+        if self._closed:
+            connection.abort()
+            raise _stopping()
+        return connection
 
     def release(self, connection: UpstreamConnection) -> None:
         """Takes a connection back: for the first in the queue, as idle, or not at all. O(1).
@@ -161,10 +176,7 @@ class Pool:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        while self._waiters:
-            waiter, _ = self._waiters.popitem()
-            if not waiter.done():
-                waiter.set_result(_Turn.CLOSED)
+        self._waiters.close(_stopping)
         for connection in tuple(self._idle):
             connection.close()
         for connection in tuple(self._connections):
@@ -184,68 +196,44 @@ class Pool:
         return len(self._connections) + self._connecting >= self._limits.max_connections
 
     async def _turn(self, *, fresh: bool) -> UpstreamConnection | None:
-        """Waits in the queue. Returns a connection, or None: a place is taken and `_open` is due."""
-        if len(self._waiters) >= self._limits.max_pending:
-            raise _overloaded("too many requests wait for a connection")
-        loop = asyncio.get_running_loop()
-        waiter: _Waiter = loop.create_future()
-        self._waiters[waiter] = fresh
-        timeout_s = self._limits.pending_timeout_s
-        timer = loop.call_later(timeout_s, self._late, waiter) if timeout_s else None
+        """Waits for its turn. Returns a connection, or None: a place is taken and `open` is due."""
+        waiter = _Task(self._handed)
+        self.ask(waiter, fresh=fresh)
         try:
-            given = await waiter
+            given = await waiter.told
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():  # given something in the very moment
-                self._refuse(waiter.result())
+            if waiter.told.done() and not waiter.told.cancelled():  # told something in the very moment
+                self._refuse(waiter.told.result())
             else:
-                self._waiters.pop(waiter, None)
+                self._waiters.leave(waiter)
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-        match given:
-            case _Turn.PLACE:
-                return None
-            case _Turn.LATE:
-                raise _overloaded("no connection became free in time")
-            case _Turn.CLOSED:
-                raise _stopping()
-            case _:
-                if not given.quiet():
-                    given.abort()
-                if given in self._handed:
-                    self._handed.remove(given)
-                    return given
-                return None  # it closed on the way; its place stayed taken in our name
+        if isinstance(given, GatewayError):
+            try:
+                raise given
+            finally:
+                del given, waiter  # else the error would hold itself, by this frame in its traceback
+        if given is None:
+            return None
+        if not given.quiet():
+            given.abort()
+        if given in self._handed:
+            self._handed.remove(given)
+            return given
+        return None  # it closed on the way; its place stayed taken in our name
 
-    def _refuse(self, given: UpstreamConnection | _Turn) -> None:
-        """Passes on what a cancelled waiter was given."""
-        if isinstance(given, UpstreamConnection):
-            if given in self._handed:
-                self._handed.remove(given)
-                self._pass_on(given)
-            else:  # it closed on the way, and its place is ours
-                self._give_up_place()
-        elif given is _Turn.PLACE:
+    def _refuse(self, given: UpstreamConnection | GatewayError | None) -> None:
+        """Passes on what a cancelled task was given."""
+        if isinstance(given, GatewayError):
+            return
+        if given in self._handed:
+            self._handed.remove(given)
+            self._pass_on(given)
+        else:  # a place, or a connection that closed on the way, and its place is ours
             self._give_up_place()
-
-    def _late(self, waiter: _Waiter) -> None:
-        if self._waiters.pop(waiter, None) is not None and not waiter.done():
-            waiter.set_result(_Turn.LATE)
 
     def _pass_on(self, connection: UpstreamConnection) -> None:
         """Gives an unused connection to the first in the queue, else keeps it as idle."""
-        while self._waiters:
-            waiter, fresh = self._waiters.popitem(last=False)
-            if waiter.done():  # cancelled, and not run yet
-                continue
-            if fresh:
-                self._waiters[waiter] = True
-                self._waiters.move_to_end(waiter, last=False)
-                connection.close()  # which gives its place to that waiter
-            else:
-                self._handed.add(connection)
-                waiter.set_result(connection)
+        if self._waiters.serve(connection):
             return
         if self._closed or len(self._idle) >= self._limits.max_idle or self._limits.idle_timeout_s <= 0:
             connection.close()
@@ -260,27 +248,11 @@ class Pool:
         self._place_freed()
 
     def _place_freed(self) -> None:
-        """Gives a free place to the first in the queue."""
+        """Gives free places to the first in the queue."""
         while self._waiters and not self._full():
-            waiter, _ = self._waiters.popitem(last=False)
-            if not waiter.done():
-                self._connecting += 1
-                waiter.set_result(_Turn.PLACE)
-
-    async def _open(self, timeout_s: float | None) -> UpstreamConnection:
-        """Opens a connection in a place that is already taken."""
-        try:
-            connection = await self._dialer.dial(self, timeout_s)
-        except BaseException:
-            self._give_up_place()
-            raise
-        self._connecting -= 1
-        self._connections.add(connection)
-        self._context = self._dialer.context()
-        if self._closed:
-            connection.abort()
-            raise _stopping()
-        return connection
+            self._connecting += 1
+            if not self._waiters.let_open():
+                self._connecting -= 1
 
     # ---- what connections tell: their owner's calls
 
@@ -328,6 +300,37 @@ class Pool:
             connection.abort()
 
 
+class _Task:
+    """A waiter for a task: what it is told is the result of a future."""
+
+    __slots__ = ("_handed", "told")
+
+    def __init__(self, handed: set[UpstreamConnection]) -> None:
+        """`handed` holds the connections that were given, until the task has run."""
+        self._handed = handed
+        self.told: asyncio.Future[UpstreamConnection | GatewayError | None] = asyncio.get_running_loop().create_future()
+
+    def served(self, connection: UpstreamConnection) -> bool:
+        """Wakes the task with a connection."""
+        if self.told.done():  # cancelled, and not run yet
+            return False
+        self._handed.add(connection)
+        self.told.set_result(connection)
+        return True
+
+    def may_open(self) -> bool:
+        """Wakes the task, which opens a connection."""
+        if self.told.done():  # as above
+            return False
+        self.told.set_result(None)
+        return True
+
+    def failed(self, error: GatewayError) -> None:
+        """Wakes the task, which raises."""
+        if not self.told.done():
+            self.told.set_result(error)
+
+
 class Pools:
     """All pools of a gateway: routes with equal keys share one, and all share TLS contexts and look-ups."""
 
@@ -363,10 +366,6 @@ class Pools:
         """Closes every pool."""
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
         await self._tasks.stop()
-
-
-def _overloaded(detail: str) -> GatewayError:
-    return GatewayError(ErrorType.CONNECTION_LIMIT_REACHED, Side.GATEWAY, detail, retry_after_s=1 * SECONDS)
 
 
 def _stopping() -> GatewayError:

@@ -29,12 +29,14 @@ async def test_a_token_that_runs_out_while_its_request_waits_for_a_connection(tm
         await connection.request()
         await connection.stall()
         connection.send(ok(b"slow"))
+        await connection.request()
+        connection.send(ok(b"fine"))
 
     server = ScriptedAuthorizationServer(default=token_reply("lasting"))
     server.script.append(token_reply("brief", expires_in=2))
     async with (
         server,
-        ScriptedUpstream(one_slow_answer, always(ok(b"fine"))) as upstream,
+        ScriptedUpstream(one_slow_answer) as upstream,
         in_front_of(upstream.port, tmp_path, server=server, route="pool: {max_connections: 1}") as gateway,
         connected(gateway.port) as slow,
         connected(gateway.port) as waiting,

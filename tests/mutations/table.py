@@ -238,9 +238,9 @@ MUTATIONS = (
     ),
     Mutation(
         "a token that runs out on the way, on the direct path",
-        "proxy/gateway/direct.py",
-        "elif decision.token is not None and not decision.token.usable(self._server.now()):",
-        "elif decision.token is not None and decision.token.lifetime_s < 0:",
+        "proxy/gateway/opening.py",
+        "if token is not None and not token.usable(self._now()):",
+        "if token is not None and token.lifetime_s < 0:",
         ("tests/gateway/test_fail_closed.py::test_a_token_that_runs_out_while_its_request_waits_for_a_connection",),
     ),
     Mutation(
@@ -636,6 +636,20 @@ MUTATIONS = (
         "            self._loop.call_soon(self._task.cancel)",
         "            self._task.cancel()",
         (BROKEN + "test_a_client_that_is_reset_as_its_request_fails",),
+    ),
+    Mutation(
+        "a client that leaves leaves the queue for a connection",
+        "proxy/gateway/direct.py",
+        "        if phase is _OPENING:\n            self._opening.end()\n",
+        "",
+        ("tests/gateway/test_waiting.py::test_clients_that_leave_while_they_wait",),
+    ),
+    Mutation(
+        "what waits to be read on a connection is not the next one's answer",
+        "proxy/upstream/waiters.py",
+        "if wish[1] or not connection.quiet():",
+        "if wish[1]:",
+        ("tests/upstream/test_waiters.py::test_a_connection_on_which_something_waits_to_be_read",),
     ),
     Mutation(
         "only what is taken keeps an answer going",

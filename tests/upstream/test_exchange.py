@@ -354,7 +354,10 @@ Step = Callable[[Exchange, ScriptedUpstream], Awaitable[object]]
 @pytest.mark.parametrize("step", ["opening", "before start", "response", "read", "send", "informational", "half read"])
 @pytest.mark.parametrize("how", ["cancelled", "closed"])
 async def test_an_exchange_that_is_given_up(step: str, how: str):
-    """Wherever it is, by cancellation or by `close`: the connection is gone, its place free, nothing completed."""
+    """Wherever it is, by cancellation or by `close`: the connection is gone, its place free, nothing completed.
+
+    One on which nothing was sent yet is idle again.
+    """
 
     async def script(connection: ScriptedConnection) -> None:
         if step == "send":
@@ -404,11 +407,12 @@ async def test_an_exchange_that_is_given_up(step: str, how: str):
         if step in {"before start", "half read"}:
             exchange.close()  # as its user does, who was cancelled outside of it
 
-        assert pool.counts() == NONE
-        await upstream.until(lambda: upstream.open == 0 or step == "send")
+        assert pool.counts() == (IDLE if step == "before start" else NONE)
+        await upstream.until(lambda: upstream.open == 0 or step in {"before start", "send"})
         again = await opened(pool)
         assert pool.counts() == BUSY
         again.close()
+        assert len(upstream.connections) <= (1 if step == "before start" else 2)
 
 
 async def test_a_cancelled_send_while_the_response_is_awaited():
