@@ -28,6 +28,7 @@ from proxy.gateway.lingering import HALF_CLOSED_S, IDLE_S, MAX_OCTETS, TOTAL_S, 
 from proxy.gateway.problem import Reply
 from proxy.gateway.record import RefusalRecorder
 from proxy.gateway.relay import ClientStream
+from proxy.gateway.request_wire import RequestWire
 from proxy.gateway.settings import Limits
 from proxy.http1.fields import persists
 from proxy.http1.wire import RequestHead
@@ -104,6 +105,8 @@ class GeneralServer(web.Server):
             await self._handler.serve(client, peer=connection.peer, secure=secure)
             await connection.linger()
             closes = not (client.keep_alive and client.started)
+            if closes:
+                await connection.linger_on()
             return _Sent(keep_alive=not closes)
         finally:
             if connection.request_ends(closes=closes):
@@ -197,6 +200,21 @@ class ClientConnection(web.RequestHandler):
                 async with asyncio.timeout(min(IDLE_S, end_s - now_s)):
                     left -= len(await payload.readany())
                 now_s = self._event_loop.time()
+
+    async def linger_on(self) -> None:
+        """Behind the last answer: reads what else the client sends, if it has sent more than was answered."""
+        transport, incoming = self.transport, self._incoming
+        behind = incoming.beyond or incoming.head_under_way or incoming.fault is not None or self._unanswered > 1
+        if not behind or self._told or self._half_closed or transport is None or transport.is_closing():
+            return
+        self._told = True  # what follows is dropped, and the client's end closes
+        if transport.can_write_eof():
+            transport.write_eof()
+        with suppress(RuntimeError):  # uvloop: "the handler is closed" (uvloop#68, #506)
+            transport.resume_reading()  # a pipelined body may have paused it
+        over = asyncio.Event()
+        self._lingering = Lingering(self._event_loop, over.set)
+        await over.wait()
 
     def first_received(self, data: bytes) -> None:
         """Takes the octets that the front protocol has let through."""
@@ -307,50 +325,6 @@ class ClientConnection(web.RequestHandler):
         self._lingering = Lingering(self._event_loop, self.force_close)
 
 
-class RequestWire:
-    """One request's connection, as aiohttp gives it: public parts only."""
-
-    __slots__ = ("_content", "_place", "_request")
-
-    def __init__(self, request: web.BaseRequest, place: Place) -> None:
-        self._request = request
-        self._place = place
-        self._content = request.content
-
-    @property
-    def transport(self) -> asyncio.Transport | None:
-        """Returns the connection's transport, None once it is gone."""
-        return self._request.transport
-
-    @property
-    def body_complete(self) -> bool:
-        """Tells whether the whole request body was read."""
-        return self._content.is_eof() and self._content.at_eof()
-
-    def read_nowait(self) -> bytes:
-        """Returns what has come of the body. Raises Refusal(BAD_REQUEST) if it is malformed or cut."""
-        try:
-            return self._content.read_nowait()
-        except web.RequestPayloadError as error:
-            raise _malformed_body() from error
-
-    async def read(self) -> bytes:
-        """Returns the next octets of the body, b"" at its end. Raises as `read_nowait` does, and if the client is gone."""
-        try:
-            return await self._content.readany()
-        except web.RequestPayloadError as error:
-            raise _malformed_body() from error
-
-    def untaken(self) -> int:
-        """Returns how many octets were written that the client's side has not taken yet, the system's included."""
-        return self._place.untaken(self._request.transport)
-
-    async def write(self, data: bytes) -> None:
-        """Writes, and waits while the client does not take it. Raises ConnectionError if it is gone."""
-        await self._request.writer.write(data)
-        await self._request.writer.drain()
-
-
 class _Sent(web.StreamResponse):
     """Tells aiohttp that an answer is already on the wire, and whether the connection may serve another request."""
 
@@ -389,7 +363,3 @@ def _head(request: web.BaseRequest) -> RequestHead:
         version=(request.version.major, request.version.minor),
         fields=tuple((name, value.strip(b" \t")) for name, value in request.raw_headers),
     )
-
-
-def _malformed_body() -> Refusal:
-    return Refusal(Problem.BAD_REQUEST, "malformed request body")

@@ -26,7 +26,7 @@ class Incoming:
     """The state of one connection's input. No octet of it is moved more often than a fixed number of times."""
 
     __slots__ = (
-        "_buffer", "_chunks", "_empty", "_last", "_left", "_limits", "fault", "fault_in_body", "first", "heads", "upgrade",
+        "_buffer", "_chunks", "_empty", "_last", "_left", "_limits", "beyond", "fault", "fault_in_body", "first", "heads", "upgrade",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -36,6 +36,7 @@ class Incoming:
         self._left = 0  # octets of a body with Content-Length still to come
         self._chunks: ChunkedDecoder | None = None  # in a chunked body
         self._last = False  # the connection closes after the present request: what follows it is nobody's
+        self.beyond = False  # some of that has come
         self.upgrade: RequestHead | None = (
             None  # the first head, if it asks for another protocol: then it did not go on
         )
@@ -88,6 +89,7 @@ class Incoming:
             passed.append(part)
             return at + len(part)
         if self._last:
+            self.beyond = True
             return len(data)
         if not self._buffer and (rest := self._empty_lines(data, at)) > at:
             return rest

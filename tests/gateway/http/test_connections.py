@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import socket
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,24 @@ async def test_what_follows_a_close(world: World, last: bytes, after: bytes, apa
         answer = await client.answer()
         assert (200, b"close") == (answer.status, answer.field(b"Connection"))
         assert await client.closed()
+    assert 1 == len(world.requests)
+
+
+@pytest.mark.parametrize("behind", [GET, GET[:10], request(b"POST", body=b"x")[:-1]], ids=["whole", "begun", "body"])
+@shared
+async def test_R45_a_client_that_goes_on_sending_behind_a_close(world: World, behind: bytes):
+    """It is read for a while, and dropped: a reset could take the answer from a client that reads late."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setblocking(False)
+        await loop.sock_connect(client, ("127.0.0.1", world.port))
+        await loop.sock_sendall(client, request(b"GET", b"/", CLOSE) + behind)
+        answer = b""
+        while octets := await loop.sock_recv(client, 4096):
+            answer += octets
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        for _ in range(3):
+            await loop.sock_sendall(client, GET)  # after a reset, this fails
     assert 1 == len(world.requests)
 
 
