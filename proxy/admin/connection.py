@@ -2,14 +2,15 @@
 
 Each connection carries one request and ends within LIFE_S whatever its client does or does not do, so that one deadline
 bounds a slow head, a slow scrape and a client that does not read. At most MAX_CONNECTIONS are open at a time; when they
-are, a new one takes the place of the one that has been silent for longest, so that nobody can lock out the probes by
-connecting alone.
+are, a new one takes the place of the one that has been silent for longest, or else of one that has not taken its answer
+within UNREAD_S, so that nobody can lock out the probes by connecting or by asking alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -24,6 +25,8 @@ from proxy.log import RateLimited
 from proxy.units import KIB, SECONDS
 
 LIFE_S = 20 * SECONDS
+UNREAD_S = 3 * SECONDS  # as a probe or a scraper waits for a few seconds itself
+_SILENT_S, _ASKING_S = -math.inf, math.inf
 MAX_CONNECTIONS = 64
 END_S = 1 * SECONDS
 _MAX_LINE = 4 * KIB
@@ -58,7 +61,8 @@ class AdminHttp(web.Server):
         super().__init__(self._serve, handler_cancellation=True)
         self._answer = answer
         self.clock = clock
-        self.open: dict[asyncio.Transport, bool] = {}  # connections that were let in, oldest first: has it asked?
+        # connections that were let in, oldest first: until when each has its place for itself, seconds, monotonic
+        self.open: dict[asyncio.Transport, float] = {}
         self.ended = False
 
     async def end(self) -> None:
@@ -85,20 +89,31 @@ class AdminHttp(web.Server):
         )
 
     def make_room(self) -> bool:
-        """Returns whether one more connection may be open; if need be, ends the oldest that has not asked anything."""
+        """Returns whether one more connection may be open; if need be, ends the one that has asked nothing, or read nothing."""
         if len(self.open) < MAX_CONNECTIONS:
             return True
-        silent = next((transport for transport, has_asked in self.open.items() if not has_asked), None)
-        if silent is None:
+        first = min(self.open, key=self.open.__getitem__)
+        if self.open[first] > self.clock.now():
             return False
-        del self.open[silent]
-        silent.abort()
+        del self.open[first]
+        first.abort()
         return True
 
+    def let_in(self, transport: asyncio.Transport) -> None:
+        """Gives a connection its place, until another one wants it."""
+        self.open[transport] = _SILENT_S
+
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        if (transport := request.transport) in self.open:
-            self.open[transport] = True
-        return _Written(await self._answer(request), self.clock)
+        transport = request.transport
+        self._keeps_place(transport, _ASKING_S)
+        try:
+            return _Written(await self._answer(request), self.clock)
+        finally:
+            self._keeps_place(transport, self.clock.now() + UNREAD_S)
+
+    def _keeps_place(self, transport: asyncio.Transport | None, until_s: float) -> None:
+        if transport in self.open:
+            self.open[transport] = until_s
 
 
 class _Connection(web.RequestHandler):
@@ -122,7 +137,7 @@ class _Connection(web.RequestHandler):
             _warnings.warning("too many admin connections")
             link.abort()
             return
-        self._http.open[link] = False
+        self._http.let_in(link)
         self._let_in = link
         self._end = asyncio.get_running_loop().call_later(LIFE_S, link.abort)
         super().connection_made(transport)

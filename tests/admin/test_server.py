@@ -8,7 +8,7 @@ import json
 import random
 import socket
 import stat
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -378,6 +378,27 @@ async def test_silent_connections_do_not_lock_anybody_out(monkeypatch):
             assert await silent[0][0].read() == b""  # the oldest had to go
         for _, writer in silent:
             writer.close()
+
+
+async def test_clients_that_ask_and_do_not_read(monkeypatch):
+    """They lock nobody out for longer than a scraper waits: one that did not take its answer in time makes room."""
+    monkeypatch.setattr(connection_module, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(connection_module, "UNREAD_S", 0.3)
+    facts = Facts(routes=[replace(ORDERS, name=RouteName(f"route{number}")) for number in range(2000)])
+    async with serving(facts) as server:
+        with ExitStack() as stack:
+            for _ in range(3):
+                client = stack.enter_context(socket.socket())
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.connect(("127.0.0.1", server.port))
+                client.sendall(f"GET /metrics HTTP/1.1\r\nHost: localhost:{server.port}\r\n\r\n".encode())
+            answered = False
+            async with asyncio.timeout(10):  # half of a connection's life
+                while server.open_connections < 3:
+                    await turn()
+                while not answered:
+                    with suppress(ConnectionError, IndexError):  # IndexError: closed without an answer
+                        answered = (await ask(server)).status == 200
 
 
 async def test_too_many_connections(monkeypatch):
