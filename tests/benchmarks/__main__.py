@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from proxy.hardening import raise_descriptor_limit
-from tests.benchmarks import budget, setup
+from tests.benchmarks import budget, interpreter, setup
 from tests.benchmarks.contenders import GATEWAYS, PEERS, Running, Stage
 from tests.benchmarks.load import QUIET, LoadError, Sample, measured, settle
 from tests.benchmarks.processes import NotStartedError
@@ -51,6 +51,7 @@ def main() -> int:
     results = Results()
     try:
         stage.set_up()
+        print(interpreter.header(interpreter.description()), flush=True)
         for name in options.contenders:
             _enter(name, stage, options, running, results)
         print(standing_table(results), flush=True)

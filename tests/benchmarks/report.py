@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tests.benchmarks import interpreter
 from tests.benchmarks.load import QUIET, Sample
 from tests.benchmarks.standing import Standing
 from tests.benchmarks.workloads import WORKLOADS
@@ -38,7 +39,7 @@ class Results:
     def write(self, file: Path, arguments: dict[str, Any]) -> None:
         """Writes every figure, none summed up, as JSON."""
         content = {
-            "machine": {"python": platform.python_version(), "kernel": platform.release(), "cores": os.cpu_count()},
+            "machine": interpreter.description() | {"kernel": platform.release(), "cores": os.cpu_count()},
             "arguments": arguments,
             "standings": {name: asdict(standing) for name, standing in self.standings.items()},
             "workloads": {
