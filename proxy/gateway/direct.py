@@ -196,10 +196,7 @@ class DirectConnection(ClientLink):
         """Sends the request that has waited for its connection."""
         self._phase = _EXCHANGE
         self.active = True  # the upstream's time begins
-        body = bytes(self._queue)
-        self._queue.clear()
-        self._exchange.start(upstream, body)
-        self.resume_client()
+        self._exchange.start(upstream, self.read_nowait())
 
     def _read_body(self, data: bytes) -> None:
         """Passes octets of the request's body on, or keeps them for the handler."""
