@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+import proxy
 from proxy.cli import _parser
 from proxy.clock import SystemClock
 from proxy.config.load import load
 from proxy.demo.servers import DemoServers
+from tests.real.needs import missing
 from tests.support import program
 from tests.support.raw_client import ask
 
 README = (program.PROJECT / "README.md").read_text(encoding="utf-8")
 SHELL_BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-# Run by tests of their own: the two make commands and the image; installing is what `make` does.
+# Run by tests of their own: the two make commands, the image, and what installs.
 ELSEWHERE = ("make demo", "make test", "docker ", "python3 -m venv ", "export PATH=")
 
 
@@ -62,6 +68,37 @@ async def test_a_command_works_as_it_stands(servers: DemoServers, tmp_path: Path
         answer = await ask(gateway.port, b"GET /orders HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n")
         assert 200 == answer.status
         assert 0 == (await gateway.stop()).code
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_installs_it(tmp_path: Path):
+    """The line as it stands, but for the place; what it installed runs without the checkout."""
+    (line,) = (line for line in lines() if line.startswith("python3 -m venv "))
+    checkout, place, elsewhere = tmp_path / "checkout", tmp_path / "installed", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copytree(program.PROJECT / "proxy", checkout / "proxy", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(program.PROJECT / name, checkout)
+    here = line.replace("/opt/bearer-proxy", str(place)).replace("python3 ", f"{sys.executable} ")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(command: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-c", command], cwd=cwd, env=environment | more, capture_output=True, text=True, check=False
+        )
+
+    installed = run(here, checkout)
+    if installed.returncode and run(f"{place}/bin/pip download --no-deps setuptools", elsewhere).returncode:
+        missing(f"no package index is reachable: {installed.stderr[-300:]}")
+    assert 0 == installed.returncode, installed.stderr
+    shutil.rmtree(checkout)
+
+    version = run(f"{place}/bin/bearer-proxy --version", elsewhere)
+    assert version.stdout.split() == ["bearer-proxy", proxy.__version__]
+    example = program.PROJECT / "config/examples/minimal.yaml"
+    checked = run(f"{place}/bin/bearer-proxy check -c {example}", elsewhere, ORDERS_CLIENT_SECRET="s3cret")
+    assert 0 == checked.returncode, checked.stderr
 
 
 def test_the_table_names_every_command():
