@@ -23,7 +23,7 @@ from proxy.http1 import target as target_rules
 from proxy.http1.fields import binds_connection, list_members
 from proxy.http1.framing import BodyKind, Framing
 from proxy.http1.target import Form, RequestTarget
-from proxy.http1.wire import MAX_DERIVED, METHODS, RequestHead, open_head
+from proxy.http1.wire import METHODS, RequestHead, keep_derived, open_head
 from proxy.routing import ClientAuthorization, Matched, PathPolicy, Route, WrongMethod
 from proxy.tokens.access_token import AccessToken
 
@@ -177,8 +177,8 @@ def _addressed(head: RequestHead, target: RequestTarget, access: Access) -> tupl
     if (problem := access.request_refused(head, None if authority is None else authority.lower())) is not None:
         raise Refusal(problem)
     by_fields_alone = target.authority is None and authority is not None and access.rules.required_header is None
-    if by_fields_alone and len(head.derived) < MAX_DERIVED:
-        head.derived[access] = (authority, host_name)
+    if by_fields_alone:
+        keep_derived(head.derived, access, (authority, host_name))
     return authority, host_name
 
 

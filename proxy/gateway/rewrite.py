@@ -19,7 +19,7 @@ from proxy.gateway.problem import PSEUDONYM
 from proxy.http1.fields import CONNECTION_SPECIFIC, KNOWN, Field, Spellings, connection_options, twin
 from proxy.http1.framing import BodyKind, Framing
 from proxy.http1.target import join
-from proxy.http1.wire import MAX_DERIVED, RequestHead, ResponseHead
+from proxy.http1.wire import RequestHead, ResponseHead, keep_derived
 from proxy.routing import ClientAuthorization, HostHeader, LiteralHost, Route, UnderscoreFields
 from proxy.tokens.access_token import AccessToken
 
@@ -162,8 +162,8 @@ def _sorted_out(
             passes = fate is _Fate.RELATED or (fate is _CLAIM and not rules.route.forwarding.x_forwarded)
             if visitor.trusted and passes:
                 passing.append(b": ".join(field))
-    if plain and not odd and len(head.derived) < MAX_DERIVED:
-        head.derived[rules] = tuple(passing)
+    if plain and not odd:
+        keep_derived(head.derived, rules, tuple(passing))
     return passing, odd
 
 
@@ -173,8 +173,7 @@ def _told(head: RequestHead, route: Route, visitor: Visitor, host: bytes | None)
     lines = visitor.derived.get(key)
     if lines is None:
         lines = _of_the_sender(head, route, visitor, host, _NOTHING)
-        if len(visitor.derived) < MAX_DERIVED:
-            visitor.derived[key] = lines
+        keep_derived(visitor.derived, key, lines)
     return lines
 
 
@@ -270,8 +269,8 @@ def inbound_lines(head: ResponseHead, rules: ResponseRules, *, method: bytes) ->
         lines: list[bytes] = [*remembered]  # type: ignore[misc]  # they were put there below
     else:
         lines = _inbound(head, rules, method=method)
-        if method != b"HEAD" and len(head.derived) < MAX_DERIVED:
-            head.derived[rules] = tuple(lines)
+        if method != b"HEAD":
+            keep_derived(head.derived, rules, tuple(lines))
     if rules.route.set_response_headers:
         lines += [name + b": " + source.read().reveal().encode() for name, source in rules.route.set_response_headers]
     return lines

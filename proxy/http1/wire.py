@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TypeVar
 
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
 from proxy.http1.fields import OWS, TOKEN, VALUE, Field, Fields, Known, known
@@ -48,7 +49,15 @@ _SINGLETONS = frozenset(
 )
 # Likewise of these in a request; some readers refuse it, the parser of the general path among them.
 _ONCE_ASKED = frozenset({b"server", b"user-agent"})
+_T = TypeVar("_T")
 _REPEATED = "a repeated field that may stand only once"
+
+
+def keep_derived(derived: dict[object, _T], by: object, what: _T) -> None:
+    """Keeps what was derived, in place of the oldest if there are MAX_DERIVED already: those may be used no more."""
+    if len(derived) >= MAX_DERIVED:
+        del derived[next(iter(derived))]
+    derived[by] = what
 
 
 class FieldSection:

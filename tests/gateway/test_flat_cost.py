@@ -63,14 +63,14 @@ def get(path: bytes = b"/x", host: bytes = b"localhost") -> bytes:
     return b"GET %s HTTP/1.1\r\nHost: %s\r\nAccept: */*\r\nUser-Agent: test\r\n\r\n" % (path, host)
 
 
-def operations(gateway: CountedGateway, request: bytes) -> list[int]:
+def operations(gateway: CountedGateway, request: bytes, warm: int = WARM, requests: int = REQUESTS) -> list[int]:
     """Returns the operations of one request after the other, without the dearest ones."""
     request = request.replace(b"User-Agent: test", b"User-Agent: " + gateway.agent)
     client = Client(gateway.port)
     with gateway.counting():
-        for _ in range(WARM):
+        for _ in range(warm):
             client.ask(request)
-        costs = sorted(gateway.cost(lambda: client.ask(request)) for _ in range(REQUESTS))[:OFTEN]
+        costs = sorted(gateway.cost(lambda: client.ask(request)) for _ in range(requests))[:OFTEN]
     client.close()
     assert costs[0] > 100  # the count sees the gateway
     return costs
@@ -134,6 +134,19 @@ def test_routes(tmp_path: Path):
 
     assert costs[2000] == costs[100] == costs[1]
     assert grown[2000] <= grown[1] + NOISE
+
+
+def test_routes_in_use(tmp_path: Path):
+    """A route costs what the first one does, though fifty others have been asked by the same head before."""
+    last = 49
+    with (
+        Upstream() as upstream,
+        CountedGateway(with_routes(settings(upstream, tmp_path), last + 1), uvloop.new_event_loop) as gateway,
+    ):
+        first = operations(gateway, ROUTED[3](0))
+        for number in range(last):
+            operations(gateway, ROUTED[3](number), warm=1, requests=1)
+        assert operations(gateway, ROUTED[3](last)) == first
 
 
 # ---- idle connections of clients
