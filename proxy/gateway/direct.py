@@ -4,7 +4,7 @@ An optimisation of the general path, and without rules of its own: ``decide`` sa
 ``answer`` what comes back. Here is only the course that nearly every request takes: its token is in hand, a connection
 to the upstream is idle or its turn comes (``opening``), the answer is passed on (``direct_exchange``). Whatever else
 happens - a token to wait for, a 401, a failure, a reply of the gateway's own - goes on in ``Handler`` from where it
-stands. The connection stays here until a request comes that is not plain; then it goes back to the front protocol.
+stands. The connection is here from its first octet until a request comes that is not plain; then the front protocol gets it.
 
 Source: RFC 9112 §6 (framing), §9.3 (persistence, pipelining).
 """
@@ -12,7 +12,6 @@ Source: RFC 9112 §6 (framing), §9.3 (persistence, pipelining).
 from __future__ import annotations
 
 import asyncio
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from proxy.errors import GatewayError, Problem, Refusal
@@ -26,6 +25,7 @@ from proxy.gateway.incoming import MAX_EMPTY_LINES
 from proxy.gateway.lingering import HALF_CLOSED_S
 from proxy.gateway.link import MAX_AHEAD, ClientLink
 from proxy.gateway.opening import Opening
+from proxy.gateway.phase import AT_WORK, EXCHANGE, GONE, OPENING, READING, RETURNING, STORY
 from proxy.gateway.record import ClientGone, RequestRecord
 from proxy.gateway.relay import ClientStream
 from proxy.gateway.snapshot import Snapshot
@@ -45,25 +45,6 @@ _LOOK_AGAIN_S = 5 * MILLISECONDS  # doubled for each further look, so that slow 
 _LOOK_AGAIN_MAX_S = 1 * SECONDS
 
 
-def plain(head: RequestHead) -> bool:
-    """Tells whether a request may be served here: its framing is a length or none, and it asks for nothing special."""
-    return head.version == _HTTP_11 and _NOT_PLAIN.isdisjoint(head.known)
-
-
-class _Phase(Enum):
-    READING = "between requests, or within a head"
-    OPENING = "a request waits for a connection to the upstream"
-    EXCHANGE = "a request is with the upstream, by callbacks"
-    STORY = "a request is in the handler's hands"
-    RETURNING = "a request that is not plain waits until the last answer is written"
-    GONE = "the connection is closed, or with another protocol"
-
-
-# at module level, since an Enum's attribute costs more than the comparison it is for
-_READING, _OPENING, _EXCHANGE, _STORY, _RETURNING, _GONE = _Phase
-_AT_WORK = frozenset({_OPENING, _EXCHANGE, _STORY, _RETURNING})
-
-
 class DirectConnection(ClientLink):
     """One client connection whose requests have been plain so far."""
 
@@ -76,7 +57,7 @@ class DirectConnection(ClientLink):
         super().__init__(transport, place, server.loop)
         self._server = server
         self._secure = transport.get_extra_info("sslcontext") is not None
-        self._phase = _READING
+        self._phase = READING
         self._exchange = DirectExchange(server.handler, self)
         self._opening = Opening(self, self._exchange, tasks=server.tasks, now=server.now)
         self._snapshot: Snapshot | None = None
@@ -99,7 +80,12 @@ class DirectConnection(ClientLink):
     @property
     def idle(self) -> bool:
         """Tells whether no request is under way, nor a part of one."""
-        return self._phase is _READING and not self._ahead
+        return self._phase is READING and not self._ahead
+
+    @property
+    def head_under_way(self) -> bool:
+        """Tells whether a part of a request's head has come."""
+        return self._phase is READING and bool(self._ahead)
 
     # ---- the client's octets
 
@@ -108,10 +94,10 @@ class DirectConnection(ClientLink):
         if self._left:
             self.active = True
             self._read_body(data)
-        elif self._phase is _READING and not self._reading_paused:
+        elif self._phase is READING and not self._reading_paused:
             self.active = True
             self._read_head(data)
-        elif self._phase is not _GONE:
+        elif self._phase is not GONE:
             self._ahead += data
             if len(self._ahead) > MAX_AHEAD:
                 self.pause_client()
@@ -135,7 +121,8 @@ class DirectConnection(ClientLink):
             end = find_head_end(data, 0)
             if end < 0 and len(data) <= limits.head_bytes:
                 ahead += data
-                self._begun_s = 0.0
+                if self._snapshot is not None:  # the first head's time runs from accept on
+                    self._begun_s = 0.0
                 if self._half_closed and self.transport is not None:
                     self.transport.close()  # the rest of this head will not come
                 return
@@ -148,7 +135,7 @@ class DirectConnection(ClientLink):
         except GatewayError:
             self._return(data)  # who refuses it there, reads it the same way
             return
-        if plain(head):
+        if head.version == _HTTP_11 and _NOT_PLAIN.isdisjoint(head.known):  # framed by a length or not at all
             self._serve(head, left, data[end:])
         else:
             self._return(data)
@@ -182,10 +169,10 @@ class DirectConnection(ClientLink):
             self._exchange.begin(decision, record, stays=self._stays)
             upstream = decision.admitted.plan.pool.take_idle()
             if upstream is not None:
-                self._phase = _EXCHANGE
+                self._phase = EXCHANGE
                 self._exchange.start(upstream, body)
             else:
-                self._phase = _OPENING
+                self._phase = OPENING
                 self._queue += body
                 self._opening.begin(decision)
         else:
@@ -194,7 +181,7 @@ class DirectConnection(ClientLink):
 
     def opened(self, upstream: UpstreamConnection) -> None:
         """Sends the request that has waited for its connection."""
-        self._phase = _EXCHANGE
+        self._phase = EXCHANGE
         self.active = True  # the upstream's time begins
         self._exchange.start(upstream, self.read_nowait())
 
@@ -205,7 +192,7 @@ class DirectConnection(ClientLink):
             self._ahead += data[left:]
             data = data[:left]
         left = self._left = left - len(data)
-        if self._phase is _EXCHANGE:
+        if self._phase is EXCHANGE:
             self._exchange.send(data, last=not left)
         else:
             self._keep(data)
@@ -214,11 +201,11 @@ class DirectConnection(ClientLink):
 
     def ended(self, *, stays: bool) -> None:
         """Reads the next request, or ends the connection."""
-        self._phase = _READING
+        self._phase = READING
         self._begun_s = 0.0
         self.active = True
         if self.transport is None:
-            self._phase = _GONE
+            self._phase = GONE
         elif not stays or (self._half_closed and not self._ahead):
             self._leave(self.transport)
         elif self._ahead:
@@ -228,7 +215,7 @@ class DirectConnection(ClientLink):
             self.resume_client()
 
     def _read_ahead(self) -> None:
-        if self._phase is _READING and self.transport is not None:
+        if self._phase is READING and self.transport is not None:
             data = bytes(self._ahead)
             self._ahead.clear()
             self.resume_client()
@@ -240,7 +227,7 @@ class DirectConnection(ClientLink):
             self._part()
             self._server.refuse(transport, self._place, None)
         else:
-            self._phase = _GONE
+            self._phase = GONE
             transport.close()
 
     def _return(self, data: bytes, again_s: float = _LOOK_AGAIN_S) -> None:
@@ -253,7 +240,7 @@ class DirectConnection(ClientLink):
             return
         self._ahead[:0] = data
         if transport.get_write_buffer_size():
-            self._phase = _RETURNING
+            self._phase = RETURNING
             self.pause_client()
             self._loop.call_later(again_s, self._return_again, min(2 * again_s, _LOOK_AGAIN_MAX_S))
             return
@@ -262,23 +249,30 @@ class DirectConnection(ClientLink):
         self._server.give_back(transport, self._place, data, self._half_closed)
 
     def _return_again(self, again_s: float) -> None:
-        if self._phase is _RETURNING:
+        if self._phase is RETURNING:
             self._return(b"", again_s)
+
+    def refuse(self, error: GatewayError) -> None:
+        """Answers instead of the head under way, and ends the connection."""
+        if (transport := self.transport) is not None:
+            self._part()
+            self._server.refuse(transport, self._place, error)
 
     def _part(self) -> None:
         """Leaves the transport to another protocol."""
         self.resume_client()
-        self._phase = _GONE
+        self._phase = GONE
         self.transport = None
         self._server.connections.discard(self)
+        del self._exchange, self._opening
 
     # ---- a request in the handler's hands
 
     def go_on(self, begun: Begun | Exception) -> None:
         """Leaves the request to the handler, from where it stands, or with a fault of ours to tell of."""
-        if self._phase is _OPENING:
+        if self._phase is OPENING:
             self._opening.end()
-        self._phase = _STORY
+        self._phase = STORY
         client = self._client = ClientStream(self._head, self, self._server.limits, keep_alive=self._stays)
         self._task = self._server.tasks.start(self._told(client, begun), name="request")
         if self._left:
@@ -296,8 +290,10 @@ class DirectConnection(ClientLink):
                 await handler.tell_of(client, self._record, begun)
         finally:
             self._task = self._client = None
-            if self._phase is _STORY:
+            if self._phase is STORY:
                 self.ended(stays=client.keep_alive and client.started and self.body_complete)
+            elif self.transport is None:
+                del self._exchange, self._opening
 
     def cancel(self) -> None:
         """Ends the task under way: after its first step, since without one nothing of it would be undone."""
@@ -309,46 +305,48 @@ class DirectConnection(ClientLink):
     def eof_received(self) -> bool:
         """Lets a client that has sent all have its answers; else there is nothing more to wait for."""
         self._half_closed = True
-        waited_for = self._phase in _AT_WORK or (self._reading_paused and bool(self._ahead))
+        waited_for = self._phase in AT_WORK or (self._reading_paused and bool(self._ahead))
         if waited_for:
             self._loop.call_later(HALF_CLOSED_S, self._presume_gone, self._record)
         return waited_for and not self._left and not self._secure  # TLS knows no half of a connection
 
     def _presume_gone(self, record: RequestRecord) -> None:
         """Ends a request of a client of which nothing was heard since it half-closed, unless it is being answered."""
-        answer = self._exchange if self._phase in {_OPENING, _EXCHANGE} else self._client
+        answer = self._exchange if self._phase in {OPENING, EXCHANGE} else self._client
         if record is self._record and answer is not None and not answer.started and self.transport is not None:
             abort(self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Gives up what was under way for this client."""
-        phase, self._phase = self._phase, _GONE
+        phase, self._phase = self._phase, GONE
         self.transport = None
         self._server.connections.discard(self)
-        if phase is _OPENING:
+        if phase is OPENING:
             self._opening.end()
-        if phase in {_OPENING, _EXCHANGE}:
+        if phase in {OPENING, EXCHANGE}:
             self._exchange.lost(ClientGone())
         self.cancel()
         self._wake_all()
         self._place.leave()
+        if self._task is None:  # they know this object: together they would wait for the garbage collector
+            del self._exchange, self._opening
 
     def pause_writing(self) -> None:
         """Holds the upstream back, whose answer the client does not take."""
         super().pause_writing()
-        if self._phase is _EXCHANGE:
+        if self._phase is EXCHANGE:
             self._exchange.pause()
 
     def resume_writing(self) -> None:
         """Lets the upstream go on."""
         super().resume_writing()
         self.active = True
-        if self._phase is _EXCHANGE:
+        if self._phase is EXCHANGE:
             self._exchange.resume()
 
     def cut(self) -> None:
         """Closes at once, so that the client sees that its answer is not whole."""
-        self._phase = _GONE
+        self._phase = GONE
         if self.transport is not None:
             abort(self.transport)
 
@@ -362,30 +360,32 @@ class DirectConnection(ClientLink):
         else:
             self._quiet_s += passed_s
         age_s, self._begun_s = self._begun_s, self._begun_s + passed_s
-        if self._phase in {_OPENING, _EXCHANGE}:
+        if self._phase in {OPENING, EXCHANGE}:
             self._exchange.look_at_age(age_s)
         limits, phase, transport = self._server.limits, self._phase, self.transport
         if transport is None:
             return
-        if self._unwritable or phase is _RETURNING:
-            if phase is not _STORY and self.takes_nothing(passed_s, limits.write_idle_timeout_s):
+        if self._unwritable or phase is RETURNING:
+            if phase is not STORY and self.takes_nothing(passed_s, limits.write_idle_timeout_s):
                 self._give_up(relay.UNREAD)
-            elif phase is _EXCHANGE and self._exchange.lags(passed_s):
+            elif phase is EXCHANGE and self._exchange.lags(passed_s):
                 self._give_up(relay.LAGGING)
-        elif phase is _EXCHANGE:
+        elif phase is EXCHANGE:
             if self._left and not self._reading_paused:
                 self._waited_s += passed_s
             self._exchange.look(self._quiet_s, self._waited_s, limits, client_paused=self._reading_paused)
-        elif phase is _READING and self._ahead:
+        elif phase is READING and self._ahead:
             if age_s >= limits.head_timeout_s:
-                self._part()
-                self._server.refuse(transport, self._place, Refusal(Problem.REQUEST_TIMEOUT))
-        elif phase is _READING and self._quiet_s >= limits.keepalive_timeout_s:
+                self.refuse(Refusal(Problem.REQUEST_TIMEOUT))
+        elif phase is READING and self._snapshot is None:  # opened in advance and not used yet
+            if age_s >= limits.head_timeout_s:
+                transport.close()
+        elif phase is READING and self._quiet_s >= limits.keepalive_timeout_s:
             transport.close()
 
     def _give_up(self, detail: str) -> None:
-        if self._phase is _OPENING:
+        if self._phase is OPENING:
             self._opening.end()
-        if self._phase in {_OPENING, _EXCHANGE}:
+        if self._phase in {OPENING, EXCHANGE}:
             self._exchange.lost(ClientGone(detail))
         self.cut()

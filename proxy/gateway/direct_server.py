@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from proxy.clock import Clock
-from proxy.errors import GatewayError
+from proxy.errors import GatewayError, Problem, Refusal
 from proxy.gateway.admission import Place
 from proxy.gateway.direct import DirectConnection
 from proxy.gateway.handler import Handler
@@ -25,7 +25,7 @@ _SHORTEST_TICK_S = 10 * MILLISECONDS
 
 
 class DirectServer:
-    """All connections whose requests have been plain so far."""
+    """All connections that have sent nothing but plain requests so far."""
 
     def __init__(
         self,
@@ -55,19 +55,27 @@ class DirectServer:
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, transport: asyncio.Transport, data: bytes, place: Place) -> None:
-        """Takes a connection over, with its first octets: at least one whole head that is plain."""
+        """Takes a connection over, with the first octets that have come of it already."""
         connection = DirectConnection(self, transport, place)
         self.connections.add(connection)
         if self._timer is None:
             self._timer = self.loop.call_later(self._tick_s, self._look)
         transport.set_protocol(connection)
-        connection.data_received(data)
+        if data:
+            connection.data_received(data)
 
     def close_idle(self) -> None:
         """Closes the connections on which no request is under way."""
         for connection in tuple(self.connections):
             if connection.idle and connection.transport is not None:
                 connection.transport.close()
+
+    def cut_heads(self) -> bool:
+        """Ends the connections whose head is still under way: 503 `draining`; tells whether there were any."""
+        under_way = [connection for connection in self.connections if connection.head_under_way]
+        for connection in under_way:
+            connection.refuse(Refusal(Problem.DRAINING, retry_after_s=1.0))
+        return bool(under_way)
 
     async def stop(self, patience_s: float) -> None:
         """Ends the looking, and the connections: what was written last gets so many seconds to be read."""

@@ -1,10 +1,10 @@
-"""The front protocol: accepts a connection, bounds it, and reads its first request head.
+"""The front protocol: reads a head that the direct path does not serve, and decides who serves the connection from there.
 
-It asks for the connection's place (under TLS, ``handshake`` brings it), owns the first head's deadline, and refuses with
-replies of our own what ``Incoming`` finds malformed. A good head decides who serves the connection, which is handed over
-together with the transport: to aiohttp (``general``) and to ``upgrade`` for good; from the direct path it may come back,
-with a request that is not plain. No answer is being written then, the write buffer is empty and reading is not paused,
-which both event loops need for a change of protocol.
+It owns that head's deadline, and refuses with replies of our own what ``Incoming`` finds malformed, as well as one
+connection too many. With a good head it hands the connection over for good, together with the transport: to aiohttp
+(``general``) or to ``upgrade``. It gets a connection from the direct path, or by itself from accept on where there is
+none; the connection has its place then, or it asks for one. No answer is being written at either change, the write
+buffer is empty and reading is not paused, which both event loops need for a change of protocol.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from proxy.clock import http_date
 from proxy.errors import GatewayError, Problem, Refusal
 from proxy.gateway.access import Peer
 from proxy.gateway.admission import Admission, Place
-from proxy.gateway.direct import plain
 from proxy.gateway.incoming import Incoming
 from proxy.gateway.lingering import IDLE_S, Lingering
 from proxy.gateway.problem import Reply
@@ -37,12 +36,10 @@ class Takers:
     """Serves requests of any kind: gets the first octets and the follower of the input."""
     upgrade: Callable[[asyncio.Transport, bytes, RequestHead, Place], None]
     """Serves a request for another protocol: gets its head, and the octets behind it."""
-    direct: Callable[[asyncio.Transport, bytes, Place], None] | None
-    """Serves plain requests: gets all octets so far, of which the first head is plain. None: those are as any other."""
 
 
 class FrontProtocol(asyncio.Protocol):
-    """One client connection until its first request head is complete."""
+    """One client connection until the head is complete that decides who serves it."""
 
     def __init__(
         self,
@@ -59,7 +56,6 @@ class FrontProtocol(asyncio.Protocol):
     ) -> None:
         self._unix = unix
         self._takers = takers
-        self._octets = bytearray()  # as they came, while the first request may take the direct path
         self._admission = admission
         self._waiting = waiting
         self._turned_away = turned_away
@@ -103,16 +99,12 @@ class FrontProtocol(asyncio.Protocol):
         if transport is None or place is None or transport.is_closing():
             return
         incoming = self._incoming
-        if self._takers.direct is not None:
-            self._octets += data
         passed = incoming.feed(data)
         if incoming.heads:
             self._end_waiting()
             self._transport = None
             if incoming.upgrade is not None:
                 self._takers.upgrade(transport, passed, incoming.upgrade, place)
-            elif self._takers.direct is not None and incoming.first is not None and plain(incoming.first):
-                self._takers.direct(transport, bytes(self._octets), place)
             else:
                 self._takers.general(transport, passed, incoming, place)
         elif incoming.fault is not None:
@@ -191,6 +183,36 @@ class FrontProtocol(asyncio.Protocol):
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._lingering = Lingering(self._loop, self._close)
+
+
+class Reception(asyncio.Protocol):
+    """Receives connections that go to the direct path with their first octet; one object for all, it keeps none."""
+
+    def __init__(
+        self,
+        *,
+        unix: bool,
+        admission: Admission,
+        take: Callable[[asyncio.Transport, bytes, Place], None],
+        turn_away: Callable[[asyncio.Transport], None],
+    ) -> None:
+        self._unix = unix
+        self._admission = admission
+        self._take = take
+        self._turn_away = turn_away
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Counts the connection and passes it on."""
+        link: asyncio.Transport = transport  # type: ignore[assignment]  # uvloop's do not derive from asyncio's
+        peer = peer_of(link, unix=self._unix)
+        if peer is None:
+            abort(link)
+            return
+        place = self._admission.enter(peer, link)
+        if place is None:
+            self._turn_away(link)
+        else:
+            self._take(link, b"", place)
 
 
 def peer_of(transport: asyncio.Transport, *, unix: bool) -> Peer | None:

@@ -1,4 +1,4 @@
-"""TLS towards clients: one connection from accept to the end of its handshake, then the front protocol's.
+"""TLS towards clients: one connection from accept to the end of its handshake, then as any other's.
 
 The connection is accepted in plain and counted before the first octet of TLS, so that one which never says ClientHello
 takes a place like any other, and only for as long as a head may take. What fails here gets no HTTP answer: there is
@@ -17,7 +17,7 @@ from typing import cast
 
 from proxy.errors import Problem, Refusal
 from proxy.gateway.admission import Admission, Place
-from proxy.gateway.front import FrontProtocol, peer_of
+from proxy.gateway.front import peer_of
 from proxy.gateway.record import RefusalRecorder
 from proxy.gateway.settings import Limits
 from proxy.log import RateLimited
@@ -35,7 +35,7 @@ class Handshake(asyncio.Protocol):
         *,
         unix: bool,
         context: Callable[[], ssl.SSLContext],
-        front: Callable[[Place], FrontProtocol],
+        take: Callable[[asyncio.Transport, bytes, Place], None],
         admission: Admission,
         under_way: set[Handshake],
         limits: Limits,
@@ -46,7 +46,7 @@ class Handshake(asyncio.Protocol):
     ) -> None:
         self._unix = unix
         self._context = context
-        self._front = front
+        self._take = take
         self._admission = admission
         self._under_way = under_way
         self._limits = limits
@@ -123,11 +123,7 @@ class Handshake(asyncio.Protocol):
                 wire.abort()
                 place.leave()
         if secured is not None and not secured.is_closing():
-            front = self._front(place)
-            secured.set_protocol(front)
-            front.connection_made(secured)
-            for data in self._early:
-                front.data_received(data)
+            self._take(secured, b"".join(self._early), place)
 
     def _tell(self, error: OSError, place: Place) -> None:
         """Logs a failed handshake: OpenSSL's word for the reason, nothing that the client chose."""

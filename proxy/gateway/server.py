@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from proxy.clock import Clock
 from proxy.errors import ConfigurationError, GatewayError
 from proxy.gateway.admission import Admission, Place
 from proxy.gateway.direct_server import DirectServer
-from proxy.gateway.front import FrontProtocol, Takers
+from proxy.gateway.front import FrontProtocol, Reception, Takers
 from proxy.gateway.general import GeneralServer
 from proxy.gateway.handler import Handler
 from proxy.gateway.handshake import Handshake
@@ -65,8 +65,8 @@ class GatewayServer:
         self._direct = DirectServer(
             handler, limits=limits, clock=clock, tasks=tasks, give_back=self._taken_back, refuse=self._refused
         )
-        self._returned = Takers(general=self._general.take, upgrade=self._upgrades.take, direct=None)
-        self._takers = replace(self._returned, direct=self._direct.take) if direct else self._returned
+        self._takers = Takers(general=self._general.take, upgrade=self._upgrades.take)
+        self._take = self._direct.take if direct else self._front_takes
         self._admission = Admission(limits, self._loop)
         self._failures = RateLimited(_log, 1)
         self._handshakes: set[Handshake] = set()
@@ -83,14 +83,14 @@ class GatewayServer:
         """Returns how many client connections are open."""
         return self._admission.open
 
-    def protocol(self, *, unix: bool, place: Place | None = None, plain: bool = True) -> FrontProtocol:
-        """Returns the protocol of a new connection that speaks plain HTTP, or has spoken TLS and has its place.
+    def _front(self, *, unix: bool, place: Place | None = None) -> FrontProtocol:
+        """Returns the protocol of a connection that does not take the direct path; it asks for its place if it has none.
 
-        Who comes by a unix socket was let in by the file's mode. `plain` lets plain requests take the direct path.
+        Who comes by a unix socket was let in by the file's mode.
         """
         return FrontProtocol(
             unix=unix,
-            takers=self._takers if plain else self._returned,
+            takers=self._takers,
             admission=self._admission,
             waiting=self._waiting,
             turned_away=self._turned_away,
@@ -102,28 +102,48 @@ class GatewayServer:
 
     def _taken_back(self, transport: asyncio.Transport, place: Place, data: bytes, half_closed: bool) -> None:  # noqa: FBT001
         """Goes on with a connection that leaves the direct path, from its next request on."""
-        front = self.protocol(unix=place.peer.address is None, place=place, plain=False)
-        transport.set_protocol(front)
-        front.connection_made(transport)
-        front.data_received(data)
+        self._front_takes(transport, data, place)
         if half_closed and not transport.get_protocol().eof_received():  # type: ignore[attr-defined]  # as if it came now
             transport.close()
 
     def _refused(self, transport: asyncio.Transport, place: Place, error: GatewayError | None) -> None:
         """Ends a connection of the direct path that sent too much or too slowly."""
-        front = self.protocol(unix=place.peer.address is None, place=place, plain=False)
+        front = self._front(unix=place.peer.address is None, place=place)
         transport.set_protocol(front)
         front.connection_made(transport)
         front.end(error)
 
-    def _accepted(self, tls: ServerTlsSettings | None, *, unix: bool) -> asyncio.Protocol:
-        """Returns the protocol of a connection to one of our addresses."""
-        if tls is None:
-            return self.protocol(unix=unix)
+    def _front_takes(self, transport: asyncio.Transport, data: bytes, place: Place) -> None:
+        """Takes a connection that has its place, with what has come of it already."""
+        front = self._front(unix=place.peer.address is None, place=place)
+        transport.set_protocol(front)
+        front.connection_made(transport)
+        if data:
+            front.data_received(data)
+
+    def _turn_away(self, transport: asyncio.Transport, *, unix: bool) -> None:
+        """Ends one connection too many."""
+        front = self._front(unix=unix)
+        transport.set_protocol(front)
+        front.connection_made(transport)  # asks again, in vain
+
+    def _accepted(self, *, unix: bool) -> Callable[[], asyncio.Protocol]:
+        """Returns what gives connections to one of our addresses their protocol."""
+        return self.receiver(unix=unix) if self._tls is None else partial(self._handshake, self._tls, unix=unix)
+
+    def receiver(self, *, unix: bool) -> Callable[[], asyncio.Protocol]:
+        """Returns what gives new connections that speak plain HTTP their protocol."""
+        if self._take == self._front_takes:
+            return partial(self._front, unix=unix)
+        turn_away = partial(self._turn_away, unix=unix)
+        reception = Reception(unix=unix, admission=self._admission, take=self._take, turn_away=turn_away)
+        return lambda: reception
+
+    def _handshake(self, tls: ServerTlsSettings, *, unix: bool) -> Handshake:
         return Handshake(
             unix=unix,
             context=partial(self._contexts.get, tls),
-            front=lambda place: self.protocol(unix=unix, place=place),
+            take=self._take,
             admission=self._admission,
             under_way=self._handshakes,
             limits=self._limits,
@@ -144,7 +164,7 @@ class GatewayServer:
             try:
                 if isinstance(address, UnixAddress):
                     listener = await self._loop.create_unix_server(
-                        partial(self._accepted, self._tls, unix=True),
+                        self._accepted(unix=True),
                         sock=private_unix_socket(address.path),
                         backlog=_BACKLOG,
                     )
@@ -152,7 +172,7 @@ class GatewayServer:
                     bound: Address = address
                 else:
                     listener = await self._loop.create_server(
-                        partial(self._accepted, self._tls, unix=False),
+                        self._accepted(unix=False),
                         address.host,
                         address.port,
                         backlog=_BACKLOG,
@@ -184,7 +204,8 @@ class GatewayServer:
                     await self._clock.sleep(_DRAIN_STEP_S)
                 await self._admission.none_open()
         except TimeoutError:
-            finished = not len(self._handler.traffic) and not self._waiting
+            heads_cut = self._direct.cut_heads()
+            finished = not len(self._handler.traffic) and not self._waiting and not heads_cut
             for early in self._before_a_request():
                 early.cut()
             await self._handler.traffic.cut()

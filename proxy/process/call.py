@@ -13,7 +13,6 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 
 from proxy.clock import Clock
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
@@ -118,7 +117,7 @@ async def _through(
     await gateway.start()
     ours, theirs = socket.socketpair()
     try:
-        await asyncio.get_running_loop().connect_accepted_socket(partial(gateway.server.protocol, unix=True), theirs)
+        await asyncio.get_running_loop().connect_accepted_socket(gateway.server.receiver(unix=True), theirs)
         reader, writer = await asyncio.open_connection(sock=ours, limit=_MAX_HEAD)
         try:
             await _exchange(head, body, reader, writer, on_head=on_head, on_data=on_data)

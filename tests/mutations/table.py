@@ -447,9 +447,9 @@ MUTATIONS = (
     ),
     Mutation(
         "the time for a head",
-        "proxy/gateway/front.py",
-        "self._loop.call_later(self._limits.head_timeout_s, self._late)",
-        "self._loop.call_later(self._limits.head_timeout_s + 99, self._late)",
+        "proxy/gateway/direct.py",
+        "age_s, self._begun_s = self._begun_s, self._begun_s + passed_s",
+        "age_s = self._begun_s",
         (PROCESS + "test_t23_one_client_takes_all_it_can",),
     ),
     Mutation(
@@ -640,7 +640,7 @@ MUTATIONS = (
     Mutation(
         "a client that leaves leaves the queue for a connection",
         "proxy/gateway/direct.py",
-        "        if phase is _OPENING:\n            self._opening.end()\n",
+        "        if phase is OPENING:\n            self._opening.end()\n",
         "",
         ("tests/gateway/test_waiting.py::test_clients_that_leave_while_they_wait",),
     ),
