@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
+import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,9 @@ from proxy.unix_socket import private_unix_socket
 
 _log = logging.getLogger("proxy.gateway")
 _BACKLOG = 1024  # connections the kernel holds while the loop is busy
+# Connections accepted in one turn of the event loop: libuv accepts one for each descriptor that listens. Of few, each is
+# served in a turn of its own, and each of its writes wakes whoever sleeps on the other side.
+_ACCEPTED_AT_ONCE = 8
 _LAST_ACCEPTS_S = 50 * MILLISECONDS
 _DRAIN_STEP_S = 10 * MILLISECONDS
 _LAST_ANSWERS_S = 1 * SECONDS  # for what is written after the drain timeout; aiohttp takes 0 for no bound at all
@@ -179,6 +184,11 @@ class GatewayServer:
                         reuse_address=True,
                     )
                     bound = TcpAddress(address.host, listener.sockets[0].getsockname()[1])
+                    for listening in listener.sockets * (_ACCEPTED_AT_ONCE - 1):
+                        again = socket.socket(fileno=os.dup(listening.fileno()))
+                        self._listeners.append(
+                            await self._loop.create_server(self._accepted(unix=False), sock=again, backlog=_BACKLOG)
+                        )
             except OSError as error:
                 raise ConfigurationError(f"listen {address}: {_reason(error)}") from None
             self._listeners.append(listener)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -198,3 +199,15 @@ async def test_who_is_not_allowed_is_not_kept(tmp_path: Path):
         answer = await client.answer()
         assert (403, b"close") == (answer.status, answer.field(b"Connection"))
         assert await client.closed()
+
+
+@on_both_loops
+async def test_clients_that_connect_at_the_same_time(tmp_path: Path):
+    """Several are accepted in one turn of the event loop, so that their requests go on together."""
+    async with in_front_of(9, tmp_path) as gateway:
+        with contextlib.ExitStack() as clients:
+            for _ in range(8):  # blocking calls: the loop does not run meanwhile
+                clients.enter_context(socket.create_connection(("127.0.0.1", gateway.port)))
+            for _ in range(4):  # from the listener's wake-up to the last connection's place
+                await CLOCK.sleep(0)
+            assert gateway.gateway.server.open_connections == 8
