@@ -32,7 +32,6 @@ from proxy.gateway.snapshot import Snapshot
 from proxy.http1.fields import persists
 from proxy.http1.framing import request_framing
 from proxy.http1.wire import RequestHead, find_head_end, parse_request_head
-from proxy.transports import abort
 from proxy.units import MILLISECONDS, SECONDS
 from proxy.upstream.connection import UpstreamConnection
 
@@ -54,7 +53,7 @@ class DirectConnection(ClientLink):
     )  # fmt: skip
 
     def __init__(self, server: DirectServer, transport: asyncio.Transport, place: Place) -> None:
-        super().__init__(transport, place, server.loop)
+        super().__init__(transport, place, server.turn, server.loop)
         self._server = server
         self._secure = transport.get_extra_info("sslcontext") is not None
         self._phase = READING
@@ -124,7 +123,7 @@ class DirectConnection(ClientLink):
                 if self._snapshot is not None:  # the first head's time runs from accept on
                     self._begun_s = 0.0
                 if self._half_closed and self.transport is not None:
-                    self.transport.close()  # the rest of this head will not come
+                    self.close()  # the rest of this head will not come
                 return
         if not 0 < end <= limits.head_bytes or data[0] <= 0x0D:  # too large, or with too many empty lines before it
             self._return(b"\r\n" * (self._empty // 2) + data)
@@ -207,7 +206,7 @@ class DirectConnection(ClientLink):
         if self.transport is None:
             self._phase = GONE
         elif not stays or (self._half_closed and not self._ahead):
-            self._leave(self.transport)
+            self._leave()
         elif self._ahead:
             self.pause_client()
             self._loop.call_soon(self._read_ahead)  # so that everybody has a turn in a flood of requests
@@ -221,14 +220,14 @@ class DirectConnection(ClientLink):
             self.resume_client()
             self._read_head(data)
 
-    def _leave(self, transport: asyncio.Transport) -> None:
+    def _leave(self) -> None:
         """Closes behind the last answer; while more may come, by reading on for a while (``Lingering``)."""
         if self._left or self._ahead:
             self._part()
-            self._server.refuse(transport, self._place, None)
+            self._server.refuse(self._out.released(), self._place, None)
         else:
             self._phase = GONE
-            transport.close()
+            self.close()
 
     def _return(self, data: bytes, again_s: float = _LOOK_AGAIN_S) -> None:
         """Gives the connection back, with a request that is not served here, as soon as the last answer is written.
@@ -239,6 +238,7 @@ class DirectConnection(ClientLink):
         if transport is None or transport.is_closing():
             return
         self._ahead[:0] = data
+        self._out.flush()
         if transport.get_write_buffer_size():
             self._phase = RETURNING
             self.pause_client()
@@ -246,7 +246,7 @@ class DirectConnection(ClientLink):
             return
         data = bytes(self._ahead)
         self._part()
-        self._server.give_back(transport, self._place, data, self._half_closed)
+        self._server.give_back(self._out.released(), self._place, data, self._half_closed)
 
     def _return_again(self, again_s: float) -> None:
         if self._phase is RETURNING:
@@ -254,9 +254,9 @@ class DirectConnection(ClientLink):
 
     def refuse(self, error: GatewayError) -> None:
         """Answers instead of the head under way, and ends the connection."""
-        if (transport := self.transport) is not None:
+        if self.transport is not None:
             self._part()
-            self._server.refuse(transport, self._place, error)
+            self._server.refuse(self._out.released(), self._place, error)
 
     def _part(self) -> None:
         """Leaves the transport to another protocol."""
@@ -305,6 +305,7 @@ class DirectConnection(ClientLink):
     def eof_received(self) -> bool:
         """Lets a client that has sent all have its answers; else there is nothing more to wait for."""
         self._half_closed = True
+        self._out.flush()  # before the event loop closes
         waited_for = self._phase in AT_WORK or (self._reading_paused and bool(self._ahead))
         if waited_for:
             self._loop.call_later(HALF_CLOSED_S, self._presume_gone, self._record)
@@ -314,7 +315,7 @@ class DirectConnection(ClientLink):
         """Ends a request of a client of which nothing was heard since it half-closed, unless it is being answered."""
         answer = self._exchange if self._phase in {OPENING, EXCHANGE} else self._client
         if record is self._record and answer is not None and not answer.started and self.transport is not None:
-            abort(self.transport)
+            self._out.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Gives up what was under way for this client."""
@@ -347,8 +348,7 @@ class DirectConnection(ClientLink):
     def cut(self) -> None:
         """Closes at once, so that the client sees that its answer is not whole."""
         self._phase = GONE
-        if self.transport is not None:
-            abort(self.transport)
+        self._out.abort()
 
     # ---- deadlines
 
@@ -379,9 +379,9 @@ class DirectConnection(ClientLink):
                 self.refuse(Refusal(Problem.REQUEST_TIMEOUT))
         elif phase is READING and self._snapshot is None:  # opened in advance and not used yet
             if age_s >= limits.head_timeout_s:
-                transport.close()
+                self.close()
         elif phase is READING and self._quiet_s >= limits.keepalive_timeout_s:
-            transport.close()
+            self.close()
 
     def _give_up(self, detail: str) -> None:
         if self._phase is OPENING:

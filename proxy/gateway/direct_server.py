@@ -15,6 +15,7 @@ from proxy.gateway.admission import Place
 from proxy.gateway.direct import DirectConnection
 from proxy.gateway.handler import Handler
 from proxy.gateway.settings import Limits
+from proxy.gathering import Turn
 from proxy.tasks import Tasks
 from proxy.transports import abort
 from proxy.units import MILLISECONDS, SECONDS
@@ -50,6 +51,7 @@ class DirectServer:
         self.give_back = give_back
         self.refuse = refuse
         self.loop = asyncio.get_running_loop()
+        self.turn = Turn()
         self.connections: set[DirectConnection] = set()
         self._tick_s = self._suited()
         self._timer: asyncio.TimerHandle | None = None
@@ -68,7 +70,7 @@ class DirectServer:
         """Closes the connections on which no request is under way."""
         for connection in tuple(self.connections):
             if connection.idle and connection.transport is not None:
-                connection.transport.close()
+                connection.close()
 
     def cut_heads(self) -> bool:
         """Ends the connections whose head is still under way: 503 `draining`; tells whether there were any."""
@@ -84,7 +86,7 @@ class DirectServer:
             self._timer = None
         for connection in tuple(self.connections):
             if connection.transport is not None:
-                connection.transport.close()
+                connection.close()
         end_s = self.now() + patience_s
         while self.connections and self.now() < end_s:
             await self._clock.sleep(_STOP_STEP_S)

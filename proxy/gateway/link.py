@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from proxy.gateway.access import Peer
 from proxy.gateway.admission import Place
+from proxy.gathering import GatheredTransport, Turn
 from proxy.units import KIB
 
 MAX_AHEAD = 64 * KIB  # octets kept of what comes before its turn; beyond, the client is paused
@@ -19,12 +20,13 @@ class ClientLink(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_left", "_loop", "_place", "_queue", "_readable", "_reading_paused", "_still_s", "_untaken_before", "_unwritable",
+        "_left", "_loop", "_out", "_place", "_queue", "_readable", "_reading_paused", "_still_s", "_untaken_before", "_unwritable",
         "_writable", "transport",
     )  # fmt: skip
 
-    def __init__(self, transport: asyncio.Transport, place: Place, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, transport: asyncio.Transport, place: Place, turn: Turn, loop: asyncio.AbstractEventLoop) -> None:
         self.transport: asyncio.Transport | None = transport  # None once it is gone, or somebody else's
+        self._out = GatheredTransport(transport, turn)
         self._place = place
         self._loop = loop
         self._left = 0  # octets of the present request's body that have not come
@@ -78,7 +80,7 @@ class ClientLink(asyncio.Protocol):
         if self.transport is None:
             raise ConnectionResetError
         try:
-            self.transport.write(data)
+            self._out.write_now(data)
         except RuntimeError as error:  # uvloop: "the handler is closed" (uvloop#68, #506)
             raise ConnectionResetError from error
         if self._unwritable:
@@ -89,7 +91,7 @@ class ClientLink(asyncio.Protocol):
 
     def untaken(self) -> int:
         """Returns how many octets were written that the client's side has not taken yet, the system's included."""
-        return self._place.untaken(self.transport)
+        return len(self._out.held) + self._place.untaken(self.transport)
 
     def takes_nothing(self, passed_s: float, idle_s: float) -> bool:
         """Tells whether the client has taken nothing for so long, 0 = as long as it likes; to be asked at each look."""
@@ -123,9 +125,13 @@ class ClientLink(asyncio.Protocol):
         _wake(self._writable)
 
     def send(self, data: bytes) -> None:
-        """Writes octets, as far as the client is still there."""
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(data)
+        """Writes octets, as far as the client is still there: small ones at the end of the event loop's turn."""
+        if self.transport is not None and not self._out.is_closing():
+            self._out.write(data)
+
+    def close(self) -> None:
+        """Closes behind what was sent. Idempotent."""
+        self._out.close()
 
     def pause_client(self) -> None:
         """Stops reading. Idempotent."""

@@ -17,6 +17,7 @@ from proxy.gateway.handler import Handler
 from proxy.gateway.lingering import HALF_CLOSED_S, Lingering
 from proxy.gateway.link import ClientLink
 from proxy.gateway.relay import ClientStream
+from proxy.gathering import Turn
 from proxy.http1.wire import RequestHead
 from proxy.tasks import Tasks
 from proxy.transports import abort
@@ -65,7 +66,7 @@ class UpgradeConnection(ClientLink):
         *,
         lost: Callable[[UpgradeConnection], None],
     ) -> None:
-        super().__init__(transport, place, asyncio.get_running_loop())
+        super().__init__(transport, place, Turn(), asyncio.get_running_loop())
         self._early = bytearray(early)
         self._lost = lost
         self._given_away = False

@@ -20,10 +20,11 @@ from enum import Enum
 from typing import cast
 
 from proxy.errors import ErrorType, GatewayError
+from proxy.gathering import GatheredTransport, Turn
 from proxy.http1 import switching
 from proxy.http1.framing import BodyKind, ChunkedDecoder, Framing, response_framing
 from proxy.http1.wire import ResponseHead, find_head_end, parse_response_head
-from proxy.transports import abort, ended_cleanly, remains
+from proxy.transports import ended_cleanly, remains
 from proxy.upstream import failures
 from proxy.upstream.persistence import leaves_open
 from proxy.upstream.sink import Owner, Sink
@@ -51,7 +52,7 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_body_open", "_buffer", "_decoder", "_heard", "_interim", "_keep", "_left", "_max_fields",
         "_max_head_octets", "_method", "_owner", "_paused", "_poll", "_sink", "_socket", "_state", "_transport",
-        "_unwritable", "_upgrade", "followed", "opened_with", "reused",
+        "_turn", "_unwritable", "_upgrade", "followed", "opened_with", "reused",
     )  # fmt: skip
 
     def __init__(
@@ -60,18 +61,20 @@ class UpstreamConnection(asyncio.Protocol):
         connected: socket.socket,
         *,
         opened_with: ssl.SSLContext | None,
+        turn: Turn,
         max_head_octets: int,
         max_fields: int,
     ) -> None:
-        """`connected` is the socket that the transport is made of."""
+        """`connected` is the transport's socket; `turn` says when heads are sent."""
         self.reused = False
         self.followed = False  # octets of the body have come with the head that the sink is being told of
         self.opened_with = opened_with
         self._owner = owner
         self._socket = connected
+        self._turn = turn
         self._max_head_octets = max_head_octets
         self._max_fields = max_fields
-        self._transport: asyncio.Transport
+        self._transport: GatheredTransport
         self._state = _IDLE
         self._sink: Sink | None = None
         self._method = b""
@@ -126,11 +129,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._heard = False
         self._interim = 0
         self._state = _HEAD
-        try:
-            self._transport.write(head)
-        except RuntimeError as error:  # uvloop: "the handler is closed" (uvloop#68, #506)
-            self.abort()
-            raise failures.not_sent() from error
+        self._transport.write(head)
 
     def hand_to(self, sink: Sink) -> bool:
         """Lets another sink have the rest of the exchange, also from within a sink's call; tells if it is to hold back."""
@@ -142,8 +141,8 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._body_open or self._state is _CLOSED:
             return
         try:
-            self._transport.write(data)
-        except RuntimeError as error:  # as in `start`
+            self._transport.write_now(data)
+        except RuntimeError as error:  # uvloop: "the handler is closed" (uvloop#68, #506)
             self._lost(error)
 
     def end_body(self) -> None:
@@ -154,7 +153,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Stops reading, since the sink cannot take more. Idempotent."""
         if not self._paused and self._state is not _CLOSED:
             self._paused = True
-            with suppress(RuntimeError):  # as in `start`
+            with suppress(RuntimeError):  # as in `write`
                 self._transport.pause_reading()
 
     def resume_reading(self) -> None:
@@ -193,18 +192,18 @@ class UpstreamConnection(asyncio.Protocol):
         assert self._state is _SWITCHED, "a 101 came"
         self._sink = None
         self._transport.set_protocol(protocol)
-        return self._transport, bytes(self._buffer), self._socket
+        return self._transport.released(), bytes(self._buffer), self._socket
 
     # ---- asyncio's calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Notes the transport."""
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = GatheredTransport(cast("asyncio.Transport", transport), self._turn)
 
     def data_received(self, data: bytes) -> None:
         """Reads on in the response."""
         state = self._state
-        if state is _HEAD:
+        if state is _HEAD and not self._transport.held:
             self._read_head(data)
         elif state is _LENGTH:
             self._read_length(data)
@@ -217,10 +216,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._buffer = bytes(self._buffer) + data
         elif state is _IDLE:  # asked for by nobody, so for nobody
             self.abort()
+        elif state is _HEAD:  # likewise: the request waits to be sent
+            self.fail(failures.not_sent())
 
     def eof_received(self) -> None:
         """Ends what may end here: an idle connection, or a body that lasts until now."""
-        if self._state is _UNTIL_CLOSE and ended_cleanly(self._transport):
+        if self._state is _UNTIL_CLOSE and ended_cleanly(self._transport.inner):
             self._end()
         else:
             self._lost(None)
@@ -375,15 +376,14 @@ class UpstreamConnection(asyncio.Protocol):
         """Fails the exchange under way, if any: the connection is at its end, and the response is not."""
         if self._state is _IDLE:
             self._shut(at_once=False)
+        elif self._transport.held:
+            self.fail(failures.not_sent(cause))
         elif self._state is not _CLOSED:
             self.fail(failures.cut(cause) if self._heard else failures.unanswered(cause, reused=self.reused))
 
     def _shut(self, *, at_once: bool) -> None:
         known, self._state = self._state is _CLOSED, _CLOSED  # first: closing may call back with data
-        if at_once:
-            abort(self._transport)
-        else:
-            self._transport.close()
+        (self._transport.abort if at_once else self._transport.close)()
         if not known:
             self._owner.connection_closed(self)
 
@@ -391,7 +391,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Delivers what had arrived when the connection broke."""
         if self._state in {_IDLE, _SWITCHED}:
             return
-        for data in remains(self._transport, self._socket):
+        for data in remains(self._transport.inner, self._socket):
             if data:
                 self.data_received(data)
             elif self._state is _UNTIL_CLOSE and self._transport.get_extra_info("ssl_object") is not None:

@@ -14,6 +14,7 @@ import ssl
 
 import aiohappyeyeballs
 
+from proxy.gathering import Turn
 from proxy.tls import TlsContexts, TlsSettings
 from proxy.units import KIB, MILLISECONDS, SECONDS
 from proxy.upstream import failures
@@ -29,7 +30,7 @@ _GOODBYE_S = 1 * SECONDS  # to wait for the upstream's close_notify after ours; 
 class Dialer:
     """Opens connections to one origin, all alike."""
 
-    __slots__ = ("_contexts", "_family", "_max_fields", "_max_head_octets", "_origin", "_resolver", "_tls")
+    __slots__ = ("_contexts", "_family", "_max_fields", "_max_head_octets", "_origin", "_resolver", "_tls", "_turn")
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Dialer:
         self._family = family
         self._max_head_octets = max_head_octets
         self._max_fields = max_fields
+        self._turn = Turn()
         self.context()
 
     def context(self) -> ssl.SSLContext | None:
@@ -88,6 +90,7 @@ class Dialer:
             owner,
             connected,
             opened_with=context,
+            turn=self._turn,
             max_head_octets=self._max_head_octets,
             max_fields=self._max_fields,
         )

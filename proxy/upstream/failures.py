@@ -42,10 +42,12 @@ def not_in_time(*, resolving: bool) -> GatewayError:
     return GatewayError(word, Side.UPSTREAM, "no connection in time", retry=Retry.NOTHING_SENT)
 
 
-def not_sent() -> GatewayError:
+def not_sent(cause: Exception | None = None) -> GatewayError:
     """Returns the failure of a connection that closed before it was given anything."""
-    detail = "closed before the request was sent"
-    return GatewayError(ErrorType.CONNECTION_TERMINATED, Side.UPSTREAM, detail, retry=Retry.NOTHING_SENT)
+    word = _word(cause) if isinstance(cause, ssl.SSLError) else ErrorType.CONNECTION_TERMINATED
+    failure = GatewayError(word, Side.UPSTREAM, "closed before the request was sent", retry=Retry.NOTHING_SENT)
+    failure.__cause__ = cause
+    return failure
 
 
 def unanswered(cause: Exception | None, *, reused: bool) -> GatewayError:

@@ -126,6 +126,7 @@ async def test_an_idle_connection_that_became_readable_unseen(what: str):
         accepted, _ = server.accept()
         with accepted:
             sink = start(connection)
+            await asyncio.to_thread(accepted.recv, 1000)
             accepted.sendall(ok())
             await sink.end()
             assert connection.quiet()
@@ -141,6 +142,21 @@ async def test_an_idle_connection_that_became_readable_unseen(what: str):
             assert connection.reusable
             assert not connection.quiet()
             connection.abort()
+
+
+async def test_an_answer_that_comes_before_the_request_is_sent():
+    """Nobody asked for it: it is not taken for the answer, and the request may be sent again, whatever its method."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connection = await connect(server.getsockname()[1])
+        accepted, _ = server.accept()
+        with accepted:
+            sink = start(connection)  # sent at the end of this turn
+            connection.data_received(ok(b"poison"))
+            await sink.end()
+            assert sink.error is not None
+            assert sink.error.retry is Retry.NOTHING_SENT
+            assert connection.closed
+            assert await asyncio.to_thread(accepted.recv, 1000) == b""
 
 
 async def test_an_answer_before_the_request_is_whole():

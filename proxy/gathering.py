@@ -1,0 +1,97 @@
+"""Writes of one turn of the event loop, done one behind the other at its end.
+
+A write to a process that sleeps wakes it, which costs the writer as much as the rest of the write. Done one behind the
+other, only the first wakes it; done between other work, nearly every one does, since a fast peer is asleep again by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from proxy.transports import abort
+from proxy.units import KIB
+
+_LARGE = 16 * KIB  # octets from which on copying them costs more than waking somebody
+
+
+class Turn:
+    """What is to be written at the end of the present turn. One for everything that writes to the same kind of peer."""
+
+    __slots__ = ("_due",)
+
+    def __init__(self) -> None:
+        self._due: list[GatheredTransport] = []
+
+    def add(self, transport: GatheredTransport) -> None:
+        """Has a transport write what it holds at the end of this turn."""
+        if not self._due:
+            asyncio.get_running_loop().call_soon(self._end)
+        self._due.append(transport)
+
+    def _end(self) -> None:
+        due, self._due = self._due, []
+        for transport in due:
+            transport.flush()
+
+
+class GatheredTransport:
+    """A transport of which small writes wait until the turn's end; whatever else is done to it comes behind them."""
+
+    __slots__ = (
+        "_turn", "get_extra_info", "held", "inner", "is_closing", "pause_reading", "resume_reading", "set_protocol",
+    )  # fmt: skip
+
+    def __init__(self, transport: asyncio.Transport, turn: Turn) -> None:
+        self.inner = transport
+        self._turn = turn
+        self.held = b""  # octets that wait
+        # attributes, since each request asks several times
+        self.is_closing = transport.is_closing
+        self.get_extra_info = transport.get_extra_info
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+        self.set_protocol = transport.set_protocol
+
+    def write(self, data: bytes) -> None:
+        """Writes at the end of the turn, or at once what is large. What a closed handle does not take stays held."""
+        if len(data) >= _LARGE:
+            self.flush()
+            self.held += data
+            self.flush()
+        elif self.held:
+            self.held += data
+        else:
+            self.held = data
+            self._turn.add(self)
+
+    def write_now(self, data: bytes) -> None:
+        """Writes at once, behind what waits. Raises RuntimeError for a closed handle, as uvloop does."""
+        self.flush()
+        self.inner.write(data)
+
+    def flush(self) -> None:
+        """Writes what is held, as far as the handle is not closed."""
+        if self.held and not self.is_closing():
+            with suppress(RuntimeError):  # uvloop: "the handler is closed" (uvloop#68, #506)
+                self.inner.write(self.held)
+                self.held = b""
+
+    def get_write_buffer_size(self) -> int:
+        """Returns how many octets were written that the system has not taken."""
+        return len(self.held) + self.inner.get_write_buffer_size()
+
+    def close(self) -> None:
+        """Closes behind what was written. Idempotent."""
+        self.flush()
+        self.inner.close()
+
+    def abort(self) -> None:
+        """Closes at once, whatever was still to be written. Idempotent."""
+        self.held = b""
+        abort(self.inner)
+
+    def released(self) -> asyncio.Transport:
+        """Returns the transport itself, for somebody else; all that was written here is with it."""
+        self.flush()
+        return self.inner
