@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from proxy.gateway import rewrite
+from proxy.gateway.rewrite import ResponseRules
 from proxy.http1.fields import end_to_end
 from proxy.http1.framing import BodyKind, Framing
-from proxy.http1.wire import ResponseHead, head_octets, response_head
+from proxy.http1.wire import ResponseHead, head_octets, keep_derived, response_head
 
 _HTTP_11 = (1, 1)
 _UNTIL_CLOSE = Framing(BodyKind.UNTIL_CLOSE)
@@ -56,6 +58,37 @@ def answer_head(
     elif version < _HTTP_11:
         lines.append(b"Connection: keep-alive")
     return head_octets(b"HTTP/1.1 %d %b" % (status, reason), lines)
+
+
+def passed_on(
+    head: ResponseHead,
+    framing: Framing,
+    rules: ResponseRules,
+    *,
+    method: bytes,
+    keep_alive: bool,
+    date: Callable[[], bytes],
+) -> bytes:
+    """Returns the head's octets for a client that speaks HTTP/1.1; `framing` as `framed` says. Raises as `head_octets` does."""
+    whole = head.derived.get(rules.whole) if keep_alive and method != b"HEAD" else None
+    if whole is not None:
+        return whole  # type: ignore[return-value]  # it was put there below
+    dated = rules.dated(head)
+    lines = rewrite.inbound_lines(head, rules, method=method)
+    data = answer_head(
+        head.status,
+        head.reason,
+        lines,
+        framing,
+        method=method,
+        version=_HTTP_11,
+        keep_alive=keep_alive,
+        dated=dated,
+        date=date,
+    )
+    if keep_alive and dated and method != b"HEAD" and not rules.route.set_response_headers:
+        keep_derived(head.derived, rules.whole, data)
+    return data
 
 
 def interim_head(head: ResponseHead) -> bytes:

@@ -20,7 +20,7 @@ from proxy.gateway.snapshot import RoutePlan, Snapshot
 from proxy.http1 import framing as framing_rules
 from proxy.http1 import switching
 from proxy.http1 import target as target_rules
-from proxy.http1.fields import binds_connection, list_members
+from proxy.http1.fields import binds_connection, list_members, persists
 from proxy.http1.framing import BodyKind, Framing
 from proxy.http1.target import Form, RequestTarget
 from proxy.http1.wire import METHODS, RequestHead, keep_derived, open_head
@@ -34,15 +34,20 @@ _NONE: list[bytes] = []
 
 
 class Admitted(NamedTuple):
-    """A request that passed every rule; only its token may be missing. A named tuple, since one is made a request."""
+    """A request that passed every rule; what is said of it holds whenever the same head comes from the same visitor.
+
+    Apart from the rate limit, its number and its token. A named tuple, since most requests have one of their own.
+    """
 
     plan: RoutePlan
     head: RequestHead
-    open_head: bytes  # for the upstream: the request line and every field line but the token's
+    open_head: bytes  # for the upstream: request line and field lines, up to the value of X-Request-Id
     framing: Framing
     expects_continue: bool
     upgrade: bytes  # the Upgrade field to send; b"" = the request does not ask for another protocol
     binds_connection: bool  # it may make the upstream take the connection for one client's: nobody else gets it
+    persists: bool  # the client's connection may serve another request
+    repeatable: bool  # no rule looked at more than the head, the visitor and the configuration
 
     def __repr__(self) -> str:  # the rest holds secrets
         return f"Admitted({self.plan.route.name!r}, {self.head!r})"
@@ -75,16 +80,22 @@ def decide(head: RequestHead, visitor: Visitor, request_id: bytes, snapshot: Sna
     octets came in.
     """
     try:
-        admitted = _admit(head, visitor, request_id, snapshot, now)
-        if not isinstance(admitted, Admitted):
-            return admitted
-        source = admitted.plan.source
-        if source is None:
-            return forward(admitted, None)
-        token = source.current()
-        return NeedToken(admitted) if token is None else forward(admitted, token)
+        admitted = _admit(head, visitor, request_id, snapshot)
     except Refusal as refusal:
         return refused(refusal, request_id)
+    return again(admitted, request_id, now) if isinstance(admitted, Admitted) else admitted
+
+
+def again(admitted: Admitted, request_id: bytes, now: float) -> Decision:
+    """Returns what to do with a request of which all is known that its head, its visitor and the configuration say."""
+    plan = admitted.plan
+    if plan.bucket is not None and (wait_s := plan.bucket.take(now)) > 0:
+        return refused(Refusal(Problem.RATE_LIMITED, retry_after_s=wait_s), request_id)
+    source = plan.source
+    if source is None:
+        return forward(admitted, None, request_id)
+    token = source.current()
+    return NeedToken(admitted) if token is None else forward(admitted, token, request_id)
 
 
 def refused(refusal: Refusal, request_id: bytes) -> Reply:
@@ -92,14 +103,20 @@ def refused(refusal: Refusal, request_id: bytes) -> Reply:
     return problem_reply(refusal.problem, request_id, retry_after_s=refusal.retry_after_s, error=refusal)
 
 
-def forward(admitted: Admitted, token: AccessToken | None) -> Forward:
-    """Returns the request to send, with this token. Fails closed: a route with a credential never goes without one."""
+def forward(admitted: Admitted, token: AccessToken | None, request_id: bytes) -> Forward:
+    """Returns the request to send, with this token. Fails closed: a route with a credential never goes without one.
+
+    `request_id` is as `request_id` gave it.
+    """
     plan = admitted.plan
+    if plan.route.set_request_headers:
+        request_id = request_id + b"\r\n" + rewrite.set_lines(plan.route).removesuffix(b"\r\n")
     if plan.source is None:
-        return Forward(admitted, admitted.open_head + b"\r\n", token)
+        return Forward(admitted, admitted.open_head + request_id + b"\r\n\r\n", token)
     if token is None:
         raise AssertionError("a route with a credential was about to be forwarded without its token")
-    return Forward(admitted, admitted.open_head + plan.route.header_name + b": " + token.line_end, token)
+    head = b"".join((admitted.open_head, request_id, plan.request_rules.token_name, token.line_end))
+    return Forward(admitted, head, token)
 
 
 def request_id(head: RequestHead, make: Callable[[], bytes]) -> bytes:
@@ -110,7 +127,7 @@ def request_id(head: RequestHead, make: Callable[[], bytes]) -> bytes:
     return make()
 
 
-def _admit(head: RequestHead, visitor: Visitor, request_id: bytes, snapshot: Snapshot, now: float) -> Admitted | Reply:
+def _admit(head: RequestHead, visitor: Visitor, request_id: bytes, snapshot: Snapshot) -> Admitted | Reply:
     """Applies the rules in the order in which they protect: who asks, what it says, where it may go."""
     if visitor.refused is not None:
         raise Refusal(visitor.refused)
@@ -148,19 +165,17 @@ def _admit(head: RequestHead, visitor: Visitor, request_id: bytes, snapshot: Sna
     onward = rewrite.outbound_target(route, target.path, _query(target, route))
     if onward.startswith(b"//") and route.path_policy is PathPolicy.STRICT:
         raise Refusal(Problem.AMBIGUOUS_PATH, "without the prefix the path would begin with //")
-    lines = rewrite.outbound_lines(
-        head, plan.request_rules, visitor, host=authority, request_id=request_id, framing=framing, upgrade=upgrade
-    )
-    if plan.bucket is not None and (wait_s := plan.bucket.take(now)) > 0:
-        raise Refusal(Problem.RATE_LIMITED, retry_after_s=wait_s)
+    lines = rewrite.outbound_lines(head, plan.request_rules, visitor, host=authority, framing=framing, upgrade=upgrade)
     return Admitted(
         plan,
         head,
-        open_head(b"%b %b HTTP/1.1" % (head.method, onward), lines),
+        open_head(b"%b %b HTTP/1.1" % (head.method, onward), lines) + b"X-Request-Id: ",
         framing,
         bool(expectations) and head.version == (1, 1) and framing.kind is not BodyKind.NONE,
         upgrade,
         route.client_authorization is ClientAuthorization.PASS and binds_connection(found),
+        persists(head.version, found),
+        plan.access is None and snapshot.access.rules.required_header is None,
     )
 
 

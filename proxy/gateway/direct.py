@@ -19,7 +19,7 @@ from proxy.gateway import relay
 from proxy.gateway.access import Visitor
 from proxy.gateway.admission import Place
 from proxy.gateway.begun import Begun
-from proxy.gateway.decide import Forward, decide
+from proxy.gateway.decide import Admitted, Forward, again, decide
 from proxy.gateway.direct_exchange import DirectExchange
 from proxy.gateway.incoming import MAX_EMPTY_LINES
 from proxy.gateway.lingering import HALF_CLOSED_S
@@ -128,28 +128,32 @@ class DirectConnection(ClientLink):
         if not 0 < end <= limits.head_bytes or data[0] <= 0x0D:  # too large, or with too many empty lines before it
             self._return(b"\r\n" * (self._empty // 2) + data)
             return
+        snapshot, octets = self._server.handler.snapshot, data if end == len(data) else data[:end]
+        if snapshot is not self._snapshot:
+            self._snapshot = snapshot
+            self._visitor = snapshot.visitor(self.peer, secure=self._secure)
+        known = snapshot.repeated.find((octets, self._visitor))
+        if known is not None:
+            self._serve(known.head, known.framing.length, data[end:], octets, known)
+            return
         try:
-            head = parse_request_head(data if end == len(data) else data[:end], max_fields=limits.field_count)
+            head = parse_request_head(octets, max_fields=limits.field_count)
             left = request_framing(_HTTP_11, head.known).length if b"content-length" in head.known else 0
         except GatewayError:
             self._return(data)  # who refuses it there, reads it the same way
             return
         if head.version == _HTTP_11 and _NOT_PLAIN.isdisjoint(head.known):  # framed by a length or not at all
-            self._serve(head, left, data[end:])
+            self._serve(head, left, data[end:], octets, None)
         else:
             self._return(data)
 
-    def _serve(self, head: RequestHead, left: int, behind: bytes) -> None:
-        """The request, from its head to the upstream; `behind` begins with its body, of so many octets."""
-        handler = self._server.handler
-        snapshot = handler.snapshot
-        if snapshot is not self._snapshot:
-            self._snapshot = snapshot
-            self._visitor = snapshot.visitor(self.peer, secure=self._secure)
+    def _serve(self, head: RequestHead, left: int, behind: bytes, octets: bytes, known: Admitted | None) -> None:
+        """The request, from its head to the upstream; `behind` begins with its body; `known` was decided before."""
+        snapshot, visitor = self._server.handler.snapshot, self._visitor
         self._head = head
         self._empty = 0
-        record = self._record = handler.begin(head, self._visitor, snapshot)
-        self._stays = persists(_HTTP_11, head.known)
+        record = self._record = self._server.handler.begin(head, visitor, snapshot)
+        self._stays = persists(_HTTP_11, head.known) if known is None else known.persists
         self._begun_s = self._waited_s = 0.0
         body = b""
         if behind:
@@ -159,7 +163,12 @@ class DirectConnection(ClientLink):
         if self._half_closed:
             self._loop.call_later(HALF_CLOSED_S, self._presume_gone, record)
         try:
-            decision = decide(head, self._visitor, record.request_id, snapshot, record.started_s)
+            if known is not None:
+                decision = again(known, record.request_id, record.started_s)
+            else:
+                decision = decide(head, visitor, record.request_id, snapshot, record.started_s)
+                if decision.__class__ is Forward:
+                    snapshot.repeated.note(octets, visitor, decision.admitted)
         except Exception as fault:  # noqa: BLE001  # as in the handler, which tells of it
             self._queue += body
             self.go_on(fault)

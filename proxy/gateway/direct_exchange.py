@@ -168,17 +168,8 @@ class DirectExchange:
         self._chunked = framing.kind is BodyKind.CHUNKED
         self._stays = self._stays and not self._handler.traffic.draining
         try:
-            data = answer.answer_head(
-                status,
-                head.reason,
-                rewrite.inbound_lines(head, admitted.plan.response_rules, method=method),
-                framing,
-                method=method,
-                version=_HTTP_11,
-                keep_alive=self._stays,
-                dated=admitted.plan.response_rules.dated(head),
-                date=http_date,
-            )
+            rules = admitted.plan.response_rules
+            data = answer.passed_on(head, framing, rules, method=method, keep_alive=self._stays, date=http_date)
         except Exception as fault:  # noqa: BLE001  # as in the handler; a sink's call must not raise
             self.broken(fault)
             return

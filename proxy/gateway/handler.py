@@ -124,7 +124,7 @@ class Handler:
         if not begun.under_way and not isinstance(decision, Reply):
             record.routed(decision.admitted.plan)
         if isinstance(decision, NeedToken):
-            decision = forward(decision.admitted, await _obtained(decision.admitted.plan))
+            decision = forward(decision.admitted, await _obtained(decision.admitted.plan), record.request_id)
         if isinstance(decision, Reply):
             await self._reply(client, record, decision)
             return
@@ -179,7 +179,7 @@ class Handler:
             answer.exchange.close()
             raise
         try:
-            answer = await self._tried(forward(decision.admitted, renewed), body, client, record)
+            answer = await self._tried(forward(decision.admitted, renewed, record.request_id), body, client, record)
         except GatewayError:
             record.replayed("failed")
             raise
@@ -214,7 +214,7 @@ class Handler:
                 expired += 1
                 if expired > _MAX_EXPIRED:
                     raise _token_too_short() from None
-                decision = forward(admitted, await _obtained(plan))
+                decision = forward(admitted, await _obtained(plan), record.request_id)
             except GatewayError as error:
                 exchange.close()
                 await body.stop()

@@ -19,7 +19,7 @@ from proxy.gateway.problem import PSEUDONYM
 from proxy.http1.fields import CONNECTION_SPECIFIC, KNOWN, Field, Spellings, connection_options, twin
 from proxy.http1.framing import BodyKind, Framing
 from proxy.http1.target import join
-from proxy.http1.wire import RequestHead, ResponseHead, keep_derived
+from proxy.http1.wire import RequestHead, ResponseHead, keep_derived, open_head
 from proxy.routing import ClientAuthorization, HostHeader, LiteralHost, Route, UnderscoreFields
 from proxy.tokens.access_token import AccessToken
 
@@ -55,7 +55,7 @@ _DROPPED, _REFUSED, _VIA, _CLAIM = _Fate.DROPPED, _Fate.REFUSED, _Fate.VIA, _Fat
 class RequestRules:
     """A route's rules for request fields, compiled once: the fate of each name, and what is added."""
 
-    __slots__ = ("_dropped", "_guarded", "fates", "host_line", "route")
+    __slots__ = ("_dropped", "_guarded", "fates", "host_line", "route", "token_name")
 
     def __init__(self, route: Route, key_names: Iterable[bytes] = ()) -> None:
         """`key_names` are the shared keys' fields, removed before forwarding."""
@@ -72,6 +72,7 @@ class RequestRules:
         self._guarded = self._dropped | _CLIENT_CLAIMS | {b"via", b"authorization"}
         self.fates = Spellings(self._fate, KNOWN | self._guarded)
         self.host_line = b"Host: " + route.upstream.authority  # unless the route says otherwise
+        self.token_name = b"\r\n" + route.header_name + b": "
 
     def _fate(self, name: bytes) -> _Fate | None:
         if b"_" in name:
@@ -107,13 +108,12 @@ def outbound_lines(
     visitor: Visitor,
     *,
     host: bytes | None,
-    request_id: bytes,
     framing: Framing,
     upgrade: bytes = b"",
 ) -> list[bytes]:
-    """Returns the field lines of the forwarded request, all but the token: Host first, the client's in order, ours.
+    """Returns the field lines of the forwarded request, all but those of `set_lines`: Host first, the client's in order, ours.
 
-    The token is appended after everything else has been stripped and set, so nothing a client sends can remove it.
+    Those and the token come after everything else has been stripped, so nothing a client sends can remove them.
     `host` is the authority that the client named, `upgrade` the value of Upgrade where it asks for another protocol. Raises Refusal(BAD_REQUEST) for an underscore twin,
     Refusal(LOOP_DETECTED) for our own Via three times.
     """
@@ -131,10 +131,13 @@ def outbound_lines(
             raise Refusal(Problem.LOOP_DETECTED)
         lines += [b"Via: " + value for value in via]
     lines += _told(head, route, visitor, host) if not odd else _of_the_sender(head, route, visitor, host, odd)
-    lines.append(b"X-Request-Id: " + request_id)
-    if route.set_request_headers:
-        lines += [name + b": " + source.read().reveal().encode() for name, source in route.set_request_headers]
     return lines
+
+
+def set_lines(route: Route) -> bytes:
+    """Returns the field lines that the route sets, as octets of a head. Raises as `open_head` does."""
+    first, *lines = [name + b": " + source.read().reveal().encode() for name, source in route.set_request_headers]
+    return open_head(first, lines)
 
 
 def _sorted_out(
@@ -235,13 +238,14 @@ def _claims(received: Iterable[Field], visitor: Visitor, host: bytes | None) -> 
 class ResponseRules:
     """A route's rules for response fields, compiled once."""
 
-    __slots__ = ("_dropped", "_set_date", "fates", "route")
+    __slots__ = ("_dropped", "_set_date", "fates", "route", "whole")
 
     def __init__(self, route: Route) -> None:
         self.route = route
         self._dropped = CONNECTION_SPECIFIC | route.remove_response_headers
         self._dropped |= {name.lower() for name, _ in route.set_response_headers}
         self.fates = Spellings(self._fate, KNOWN)
+        self.whole = object()  # what a head that passed by these rules is known by, in its `derived`
         self._set_date = any(name.lower() == b"date" for name, _ in route.set_response_headers)
 
     def dated(self, head: ResponseHead) -> bool:
@@ -308,7 +312,12 @@ def reflects(head: ResponseHead, token: AccessToken | None) -> bool:
     As it is, or percent-encoded, as a redirect's Location would carry it. This is for servers that echo what they got; one
     that means to tell the token has it, and a body to tell it in.
     """
-    return token is not None and any(map(head.holds, token.shapes))
+    if token is None or head.clear_of is token:
+        return False
+    if any(map(head.holds, token.shapes)):
+        return True
+    head.clear_of = token
+    return False
 
 
 def refuse_reflection(head: ResponseHead, token: AccessToken | None) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from proxy.gateway.access import Access, Peer, Visitor
 from proxy.gateway.rate_limit import Bucket
+from proxy.gateway.repeated import Repeated
 from proxy.gateway.rescue import RetryBudget
 from proxy.gateway.rewrite import RequestRules, ResponseRules
 from proxy.gateway.settings import Limits, Settings
@@ -48,6 +49,7 @@ class Snapshot:
     table: RouteTable
     plans: dict[RouteName, RoutePlan]
     metrics: GatewayMetrics
+    repeated: Repeated = field(default_factory=Repeated, repr=False)
     _visitors: dict[tuple[object, bool], Visitor] = field(default_factory=dict, repr=False)
 
     def visitor(self, peer: Peer, *, secure: bool) -> Visitor:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
 from proxy.http1.fields import OWS, TOKEN, VALUE, Field, Fields, Known, known
+from proxy.http1.framing import Framing
 from proxy.units import KIB
 
 METHODS = frozenset(
@@ -122,9 +123,9 @@ class RequestHead(_Head):
 
 
 class ResponseHead(_Head):
-    """A response's head."""
+    """A response's head. An upstream says the same again and again, so what follows from a head is kept with it."""
 
-    __slots__ = ("_octets", "derived", "reason", "status")
+    __slots__ = ("_octets", "clear_of", "course", "derived", "reason", "status")
 
     def __init__(
         self, version: tuple[int, int], status: int, reason: bytes, fields: Fields, octets: bytes | None = None
@@ -133,6 +134,8 @@ class ResponseHead(_Head):
         self.reason = reason  # may be empty; may hold obs-text
         self._octets = octets  # as received
         self.derived: dict[object, object] = {}  # as in `FieldSection`, from the whole head
+        self.course: tuple[Framing, bool] | None = None  # how it ends, and if another may follow; but to HEAD
+        self.clear_of: object = None  # the token that it was last seen not to show
         super().__init__(version, fields)
 
     def holds(self, text: bytes) -> bool:

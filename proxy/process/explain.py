@@ -57,7 +57,8 @@ def explain(settings: Settings, clock: Clock, *, method: str, url: str) -> Expla
     gateway = Gateway(settings, clock)
     visitor = gateway.snapshot.visitor(Peer(None), secure=settings.tls is not None)
     head = request_head(method, url, (), settings)
-    match decide(head, visitor, new_request_id(), gateway.snapshot, clock.now()):
+    request_id = new_request_id()
+    match decide(head, visitor, request_id, gateway.snapshot, clock.now()):
         case Reply() as reply:
             why = "answered by the gateway itself" if reply.problem is None else f"refused: {reply.problem.suffix}"
             detail = ""
@@ -68,24 +69,19 @@ def explain(settings: Settings, clock: Clock, *, method: str, url: str) -> Expla
                 lines.append(f"hint: {hint}")
             return Explanation(lines=tuple(lines), forwarded=False)
         case NeedToken(admitted) | Forward(admitted=admitted):
-            return Explanation(lines=_request(admitted), forwarded=True)
+            return Explanation(lines=_request(admitted, request_id), forwarded=True)
 
 
-def _request(admitted: Admitted) -> tuple[str, ...]:
+def _request(admitted: Admitted, request_id: bytes) -> tuple[str, ...]:
     route = admitted.plan.route
-    hidden = {name.lower() for name, _ in route.set_request_headers}
     lines = [
         f"route:      {route.name}",
         f"credential: {route.credential or 'none'}",
         f"upstream:   {route.upstream}",
         "",
     ]
-    first, *field_lines = admitted.open_head.split(b"\r\n")[:-1]
-    lines.append(first.decode("latin-1"))
-    for line in field_lines:
-        name, _, value = line.partition(b": ")
-        shown = _HIDDEN if name.lower() in hidden else value
-        lines.append(f"{name.decode('latin-1')}: {shown.decode('latin-1')}")
+    lines += (admitted.open_head + request_id).decode("latin-1").split("\r\n")
+    lines += [f"{name.decode('ascii')}: {_HIDDEN.decode()}" for name, _ in route.set_request_headers]
     if route.credential is not None:
         lines.append(f"{route.header_name.decode('ascii')}: Bearer {_HIDDEN.decode()}")
     return tuple(lines)

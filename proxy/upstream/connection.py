@@ -22,11 +22,11 @@ from typing import cast
 from proxy.errors import ErrorType, GatewayError
 from proxy.gathering import GatheredTransport, Turn
 from proxy.http1 import switching
-from proxy.http1.framing import BodyKind, ChunkedDecoder, Framing, response_framing
+from proxy.http1.framing import BodyKind, ChunkedDecoder, Framing
 from proxy.http1.wire import ResponseHead, find_head_end, parse_response_head
 from proxy.transports import ended_cleanly, remains
 from proxy.upstream import failures
-from proxy.upstream.persistence import leaves_open
+from proxy.upstream.persistence import course
 from proxy.upstream.sink import Owner, Sink
 
 _MAX_INTERIM = 16  # responses before the final one; Go's client had 5, some servers send one 102 every few seconds
@@ -274,9 +274,7 @@ class UpstreamConnection(asyncio.Protocol):
             try:
                 head = parse_response_head(data[:end], max_fields=self._max_fields)
                 if head.status >= 200:
-                    framing = response_framing(
-                        method=self._method, status=head.status, version=head.version, found=head.known
-                    )
+                    framing, self._keep = course(head, self._method)
                     break
             except GatewayError as error:
                 self.fail(error)
@@ -288,7 +286,6 @@ class UpstreamConnection(asyncio.Protocol):
             if self._state is not _HEAD:
                 return
         self._buffer = b""
-        self._keep = leaves_open(head)
         self._begin_body(head, framing, rest=buffer)
 
     def _interim_head(self, head: ResponseHead) -> None:

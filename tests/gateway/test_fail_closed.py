@@ -62,7 +62,7 @@ async def test_a_request_is_not_made_without_its_token(tmp_path: Path):
         decision = decided(gateway, request())
         assert isinstance(decision, NeedToken)
         with pytest.raises(AssertionError, match="without its token"):
-            forward(decision.admitted, None)
+            forward(decision.admitted, None, b"id")
 
 
 async def test_a_request_with_two_hosts(tmp_path: Path):

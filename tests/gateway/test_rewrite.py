@@ -39,9 +39,7 @@ def sent(
         address=b"10.0.0.9",
         name="10.0.0.9",
     )
-    lines = outbound_lines(
-        head, RequestRules(route(**changes)), visitor, host=b"localhost:8080", request_id=b"id-1", framing=framing
-    )
+    lines = outbound_lines(head, RequestRules(route(**changes)), visitor, host=b"localhost:8080", framing=framing)
     return [tuple(line.split(b": ", 1)) for line in lines]
 
 
@@ -50,7 +48,6 @@ OURS = [
     (b"X-Forwarded-For", b"10.0.0.9"),
     (b"X-Forwarded-Proto", b"http"),
     (b"X-Forwarded-Host", b"localhost:8080"),
-    (b"X-Request-Id", b"id-1"),
 ]
 
 
@@ -104,7 +101,7 @@ def test_a_trusted_proxy_is_believed_and_appended_to():
 def test_forwarding_can_be_off():
     """Neither Via nor X-Forwarded-* are told, and the client's claims still go no further."""
     fields = sent((b"X-Forwarded-For", b"evil"), forwarding=Forwarding(via=False, x_forwarded=False))
-    assert [(b"Host", b"api.example"), (b"X-Request-Id", b"id-1")] == fields
+    assert [(b"Host", b"api.example")] == fields
 
 
 @pytest.mark.parametrize(

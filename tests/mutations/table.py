@@ -226,7 +226,7 @@ MUTATIONS = (
         "no request without its token",
         "proxy/gateway/decide.py",
         '        raise AssertionError("a route with a credential was about to be forwarded without its token")\n',
-        '        return Forward(admitted, admitted.open_head + b"\\r\\n", None)\n',
+        '        return Forward(admitted, admitted.open_head + request_id + b"\\r\\n\\r\\n", None)\n',
         ("tests/gateway/test_fail_closed.py::test_a_request_is_not_made_without_its_token",),
     ),
     Mutation(
@@ -384,8 +384,8 @@ MUTATIONS = (
     Mutation(
         "the token in a response's head",
         "proxy/gateway/rewrite.py",
-        "return token is not None and any(map(head.holds, token.shapes))",
-        "return token is not None and any(map(head.holds, token.shapes[:0]))",
+        "    if any(map(head.holds, token.shapes)):",
+        "    if any(map(head.holds, token.shapes[:0])):",
         (UPSTREAM + "test_t16_a_head_that_shows_the_token",),
     ),
     Mutation(

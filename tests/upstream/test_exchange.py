@@ -396,6 +396,9 @@ async def test_an_exchange_that_is_given_up(step: str, how: str):
             await upstream.until(
                 lambda: (bool(upstream.connections) and upstream.connections[0].script_over) or step == "before start"
             )
+            async with asyncio.timeout(WITHIN_S):
+                while step == "before start" and not pool.counts().busy:
+                    await settle()
             for _ in range(5):
                 await settle()
         assert not running.done()

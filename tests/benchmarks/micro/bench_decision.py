@@ -47,9 +47,7 @@ def test_outbound_head(benchmark: Benchmark) -> None:
     framing = request_framing(head.version, head.known)
 
     def written() -> bytes:
-        lines = outbound_lines(
-            head, plan.request_rules, VISITOR, host=b"localhost:8080", request_id=REQUEST_ID, framing=framing
-        )
+        lines = outbound_lines(head, plan.request_rules, VISITOR, host=b"localhost:8080", framing=framing)
         return head_octets(b"GET /orders/7 HTTP/1.1", lines)
 
     assert b"X-Forwarded-For: 127.0.0.1\r\n" in benchmark(written)
