@@ -31,7 +31,12 @@ class Turn:
     def _end(self) -> None:
         due, self._due = self._due, []
         for transport in due:
-            transport.flush()
+            try:
+                transport.flush()
+            except Exception as fault:  # noqa: BLE001  # whatever it is, the others are written
+                context = {"message": "a held write failed", "exception": fault}
+                asyncio.get_running_loop().call_exception_handler(context)
+                transport.abort()
 
 
 class GatheredTransport:
