@@ -114,6 +114,30 @@ async def test_close_comes_behind_what_is_held():
         await protocol.lost.wait()
 
 
+async def test_a_close_waits_for_the_end_of_the_turn():
+    """So that the peer is woken once, for the last words and the end; without any, it closes at once."""
+    async with _link(Turn()) as (transport, reader, protocol), _link(Turn()) as (silent, silent_reader, _):
+        transport.write(b"last words")
+        transport.close()
+        transport.close()
+        assert not transport.is_closing()
+        silent.close()
+        assert silent.is_closing()
+        assert await reader.read() == b"last words"
+        assert await silent_reader.read() == b""
+        await protocol.lost.wait()
+
+
+async def test_an_abort_overtakes_a_close():
+    """What was to be written before it is not."""
+    async with _link(Turn()) as (transport, reader, protocol):
+        transport.write(b"last words")
+        transport.close()
+        transport.abort()
+        assert await reader.read() == b""
+        await protocol.lost.wait()
+
+
 async def test_abort_drops_what_is_held():
     """Nothing of it is sent, now or later."""
     async with _link(Turn()) as (transport, reader, protocol):
