@@ -26,6 +26,13 @@ class Peer:
     """The other end of a client's connection: an IP address, or None for a unix socket."""
 
     address: IPv4Address | IPv6Address | None
+    key: bytes = field(
+        init=False, repr=False, compare=False
+    )  # the address as octets, b"" for none: cheaper to look up by
+
+    def __post_init__(self) -> None:
+        """Derives the key."""
+        object.__setattr__(self, "key", b"" if self.address is None else self.address.packed)
 
     @classmethod
     def from_peername(cls, peername: object) -> Peer:

@@ -58,7 +58,7 @@ class Admission:
         self._limits = limits
         self._loop = loop
         self._places: set[Place] = set()
-        self._per_client: dict[object, int] = {}
+        self._per_client: dict[bytes, int] = {}
         self._none_open = asyncio.Event()
         self._none_open.set()
         self._look: asyncio.TimerHandle | None = None
@@ -73,10 +73,10 @@ class Admission:
         if self._limits.connections and len(self._places) >= self._limits.connections:
             return None
         if self._limits.connections_per_client and peer.address is not None:
-            count = self._per_client.get(peer.address, 0)
+            count = self._per_client.get(peer.key, 0)
             if count >= self._limits.connections_per_client:
                 return None
-            self._per_client[peer.address] = count + 1
+            self._per_client[peer.key] = count + 1
         place = Place(self, peer, wire)
         self._places.add(place)
         self._none_open.clear()
@@ -91,12 +91,13 @@ class Admission:
             if self._look is not None:
                 self._look.cancel()
                 self._look = None
-        count = self._per_client.get(place.peer.address)
+        key = place.peer.key
+        count = self._per_client.get(key)
         if count is not None:
             if count > 1:
-                self._per_client[place.peer.address] = count - 1
+                self._per_client[key] = count - 1
             else:
-                del self._per_client[place.peer.address]
+                del self._per_client[key]
 
     async def none_open(self) -> None:
         """Waits until every connection has closed."""

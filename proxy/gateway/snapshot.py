@@ -50,11 +50,11 @@ class Snapshot:
     plans: dict[RouteName, RoutePlan]
     metrics: GatewayMetrics
     repeated: Repeated = field(default_factory=Repeated, repr=False)
-    _visitors: dict[tuple[object, bool], Visitor] = field(default_factory=dict, repr=False)
+    _visitors: dict[tuple[bytes, bool], Visitor] = field(default_factory=dict, repr=False)
 
     def visitor(self, peer: Peer, *, secure: bool) -> Visitor:
         """Returns what this configuration says of a connection's other end; the same for all of one address."""
-        key = (peer.address, secure)
+        key = (peer.key, secure)
         visitor = self._visitors.get(key)
         if visitor is None:
             if len(self._visitors) >= _MEMO_VISITORS:
