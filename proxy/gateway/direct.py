@@ -168,7 +168,7 @@ class DirectConnection(ClientLink):
             else:
                 decision = decide(head, visitor, record.request_id, snapshot, record.started_s)
                 if decision.__class__ is Forward:
-                    snapshot.repeated.admitted(octets, visitor, decision.admitted)
+                    snapshot.repeated.note(octets, visitor, decision.admitted)
         except Exception as fault:  # noqa: BLE001  # as in the handler, which tells of it
             self._queue += body
             self.go_on(fault)
@@ -357,7 +357,7 @@ class DirectConnection(ClientLink):
     def cut(self) -> None:
         """Closes at once, so that the client sees that its answer is not whole."""
         self._phase = GONE
-        self._out.abort()
+        self._out.cut()
 
     # ---- deadlines
 
