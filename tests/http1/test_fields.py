@@ -202,8 +202,8 @@ def test_the_time_for_a_hostile_challenge_line(part):
 
 def best_time(line: bytes) -> float:
     def once() -> float:
-        begin = time.thread_time()
+        begin = time.perf_counter()
         asked(line)
-        return time.thread_time() - begin
+        return time.perf_counter() - begin
 
     return min(once() for _ in range(5))

@@ -12,6 +12,7 @@ TOKENS = "tests/threats/test_tokens.py::"
 REFUSALS = "tests/gateway/test_refusals.py::test_refused"
 TUNNEL = "tests/gateway/test_tunnel.py::"
 BROKEN = "tests/gateway/test_broken_ends.py::"
+REPEATED = "tests/gateway/test_repeated.py::"
 
 MUTATIONS = (
     # ---- who may use the gateway
@@ -715,6 +716,105 @@ MUTATIONS = (
         "            min((snapshot, *snapshot.plans), key=lambda one: one is not snapshot),\n"
         "            self._clock,\n            method=head.method,",
         ("tests/gateway/test_flat_cost.py::test_routes",),
+    ),
+    # ---- what is remembered
+    Mutation(
+        "remembered: nothing that a shared key let pass",
+        "proxy/gateway/decide.py",
+        "plan.access is None and snapshot.access.rules.required_header is None,",
+        "True,",
+        (REPEATED + "test_a_shared_key_that_changes", REPEATED + "test_a_key_of_the_route_that_changes"),
+    ),
+    Mutation(
+        "remembered: no head with a client's credentials",
+        "proxy/gateway/repeated.py",
+        '_NOT_KEPT = frozenset({b"authorization", b"x-request-id"})',
+        "_NOT_KEPT: frozenset[bytes] = frozenset()",
+        (REPEATED + "test_what_is_not_remembered",),
+    ),
+    Mutation(
+        "remembered: no token in a query",
+        "proxy/gateway/repeated.py",
+        "is not query:",
+        "is None:",
+        (REPEATED + "test_what_is_not_remembered",),
+    ),
+    Mutation(
+        "remembered: for one visitor",
+        "proxy/gateway/access.py",
+        "# what is told of it, by whom",
+        "\n\n    def __eq__(self, other: object) -> bool:\n        return True\n\n"
+        "    def __hash__(self) -> int:\n        return 1",
+        (
+            REPEATED + "test_the_claims_of_a_trusted_proxy_from_another_address",
+            REPEATED + "test_the_same_head_by_a_unix_socket",
+        ),
+    ),
+    Mutation(
+        "remembered: what is said of a visitor, by address",
+        "proxy/gateway/snapshot.py",
+        "key = (peer.address, secure)",
+        "key = (None, secure)",
+        (REPEATED + "test_the_head_of_one_client_from_another_address",),
+    ),
+    Mutation(
+        "remembered: so many heads",
+        "proxy/gateway/repeated.py",
+        "if len(self._known) >= _MAX_HEADS:",
+        "if len(self._known) < 0:",
+        (REPEATED + "test_more_heads_than_are_remembered",),
+    ),
+    Mutation(
+        "remembered: so many heads that came once",
+        "proxy/gateway/repeated.py",
+        "if len(self._once) >= _MAX_ONCE:",
+        "if len(self._once) < 0:",
+        (REPEATED + "test_more_heads_than_are_remembered",),
+    ),
+    Mutation(
+        "remembered: which token an answer does not show",
+        "proxy/gateway/rewrite.py",
+        "if token is None or head.clear_of is token:",
+        "if token is None or head.clear_of is not None:",
+        (REPEATED + "test_the_same_answer_by_two_routes", REPEATED + "test_a_token_that_is_renewed_by_a_401"),
+    ),
+    Mutation(
+        "remembered: an answer by the route's own rules",
+        "proxy/gateway/rewrite.py",
+        "self.whole = object()",
+        "self.whole = ResponseRules",
+        (REPEATED + "test_the_same_answer_by_two_routes",),
+    ),
+    Mutation(
+        "remembered: an answer to clients that stay",
+        "proxy/gateway/answer.py",
+        'if keep_alive and method != b"HEAD" else None',
+        'if method != b"HEAD" else None',
+        (
+            REPEATED + "test_the_last_answer_while_draining",
+            REPEATED + "test_the_same_answer_to_clients_that_stay_and_that_leave",
+        ),
+    ),
+    Mutation(
+        "remembered: no answer with fields that are read each time",
+        "proxy/gateway/answer.py",
+        " and not rules.route.set_response_headers",
+        "",
+        (REPEATED + "test_a_field_of_the_route_that_changes",),
+    ),
+    Mutation(
+        "remembered: how an answer ends, but to HEAD",
+        "proxy/upstream/persistence.py",
+        'if known is None or method == b"HEAD":',
+        "if known is None:",
+        (REPEATED + "test_the_same_answer_to_get_and_head",),
+    ),
+    Mutation(
+        "an answer that began is cut behind what came of it",
+        "proxy/gateway/direct.py",
+        "self._out.cut()",
+        "self._out.abort()",
+        (REPEATED + "test_an_answer_that_begins_and_is_cut_in_one_turn",),
     ),
     # ---- the process
     Mutation(
