@@ -7,7 +7,6 @@ other, only the first wakes it; done between other work, nearly every one does, 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 from proxy.transports import abort
 from proxy.units import KIB
@@ -32,19 +31,25 @@ class Turn:
     def _end(self) -> None:
         due, self._due = self._due, []
         for transport in due:
-            transport.flush()
+            try:
+                transport.flush()
+            except Exception as fault:  # noqa: BLE001  # whatever it is, the others are written
+                context = {"message": "a held write failed", "exception": fault}
+                asyncio.get_running_loop().call_exception_handler(context)
+                transport.abort()
 
 
 class GatheredTransport:
     """A transport of which small writes wait until the turn's end; whatever else is done to it comes behind them."""
 
     __slots__ = (
-        "_turn", "get_extra_info", "held", "inner", "is_closing", "pause_reading", "resume_reading", "set_protocol",
+        "_closes", "_turn", "get_extra_info", "held", "inner", "is_closing", "pause_reading", "resume_reading", "set_protocol",
     )  # fmt: skip
 
     def __init__(self, transport: asyncio.Transport, turn: Turn) -> None:
         self.inner = transport
         self._turn = turn
+        self._closes = False  # when what is held has been written
         self.held = b""  # octets that wait
         # attributes, since each request asks several times
         self.is_closing = transport.is_closing
@@ -71,24 +76,30 @@ class GatheredTransport:
         self.inner.write(data)
 
     def flush(self) -> None:
-        """Writes what is held, as far as the handle is not closed."""
+        """Writes what is held, as far as the handle is not closed; a close that waited for that comes behind."""
         if self.held and not self.is_closing():
-            with suppress(RuntimeError):  # uvloop: "the handler is closed" (uvloop#68, #506)
+            try:  # not `suppress`, which costs as much as all else here
                 self.inner.write(self.held)
                 self.held = b""
+            except RuntimeError:  # uvloop: "the handler is closed" (uvloop#68, #506)
+                pass
+        if self._closes:
+            self.inner.close()
 
     def get_write_buffer_size(self) -> int:
         """Returns how many octets were written that the system has not taken."""
         return len(self.held) + self.inner.get_write_buffer_size()
 
     def close(self) -> None:
-        """Closes behind what was written. Idempotent."""
-        self.flush()
-        self.inner.close()
+        """Closes behind what was written: at the end of the turn, if that waits until then. Idempotent."""
+        self._closes = True
+        if not self.held:
+            self.inner.close()
 
     def abort(self) -> None:
         """Closes at once, whatever was still to be written. Idempotent."""
         self.held = b""
+        self._closes = False
         abort(self.inner)
 
     def cut(self) -> None:

@@ -70,7 +70,8 @@ def passed_on(
     date: Callable[[], bytes],
 ) -> bytes:
     """Returns the head's octets for a client that speaks HTTP/1.1; `framing` as `framed` says. Raises as `head_octets` does."""
-    whole = head.derived.get(rules.whole) if keep_alive and method != b"HEAD" else None
+    known_by = rules.whole if keep_alive else rules.last
+    whole = head.derived.get(known_by) if method != b"HEAD" else None
     if whole is not None:
         return whole  # type: ignore[return-value]  # it was put there below
     dated = rules.dated(head)
@@ -86,8 +87,8 @@ def passed_on(
         dated=dated,
         date=date,
     )
-    if keep_alive and dated and method != b"HEAD" and not rules.route.set_response_headers:
-        keep_derived(head.derived, rules.whole, data)
+    if dated and method != b"HEAD" and not rules.route.set_response_headers:
+        keep_derived(head.derived, known_by, data)
     return data
 
 

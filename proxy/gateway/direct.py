@@ -168,7 +168,7 @@ class DirectConnection(ClientLink):
             else:
                 decision = decide(head, visitor, record.request_id, snapshot, record.started_s)
                 if decision.__class__ is Forward:
-                    snapshot.repeated.note(octets, visitor, decision.admitted)
+                    snapshot.repeated.admitted(octets, visitor, decision.admitted)
         except Exception as fault:  # noqa: BLE001  # as in the handler, which tells of it
             self._queue += body
             self.go_on(fault)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from proxy.gateway.access import Visitor
 from proxy.gateway.query_token import without_token
+from proxy.memo import Memo
 from proxy.units import KIB
 
 if TYPE_CHECKING:
@@ -17,37 +18,21 @@ if TYPE_CHECKING:
 
 _MAX_HEADS = 512
 _MAX_OCTETS = 2 * KIB  # of one
-_MAX_ONCE = 4096
 _NOT_KEPT = frozenset({b"authorization", b"x-request-id"})  # credentials, and what no other request has
 
 
-class Repeated:
-    """What was decided of heads that came at least twice."""
+class Repeated(Memo[tuple[bytes, Visitor], "Admitted"]):
+    """What was decided of heads that came at least twice, by their octets and who sent them."""
 
-    __slots__ = ("_known", "_once", "find")
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes, Visitor], Admitted] = {}
-        self._once: set[int] = set()  # hashes of heads seen once, so that what never comes again costs no memory
-        self.find = self._known.get  # (octets, visitor) -> Admitted or None; an attribute, since each request asks
+        super().__init__(_MAX_HEADS)
 
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def note(self, octets: bytes, visitor: Visitor, admitted: Admitted) -> None:
-        """Remembers a head that was admitted, from its second time on. All are forgotten when there are too many."""
+    def admitted(self, octets: bytes, visitor: Visitor, admitted: Admitted) -> None:
+        """Notes a head that was admitted."""
         head = admitted.head
-        if not admitted.repeatable or len(octets) > _MAX_OCTETS or not _NOT_KEPT.isdisjoint(head.known):
-            return
-        if without_token(query := head.target.partition(b"?")[2]) is not query:
-            return
-        key = (octets, visitor)
-        known = hash(key)
-        if known not in self._once:
-            if len(self._once) >= _MAX_ONCE:
-                self._once.clear()
-            self._once.add(known)
-            return
-        if len(self._known) >= _MAX_HEADS:
-            self._known.clear()
-        self._known[key] = admitted
+        if admitted.repeatable and len(octets) <= _MAX_OCTETS and _NOT_KEPT.isdisjoint(head.known):
+            query = head.target.partition(b"?")[2]
+            if without_token(query) is query:
+                self.note((octets, visitor), admitted)

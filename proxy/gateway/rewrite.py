@@ -238,14 +238,15 @@ def _claims(received: Iterable[Field], visitor: Visitor, host: bytes | None) -> 
 class ResponseRules:
     """A route's rules for response fields, compiled once."""
 
-    __slots__ = ("_dropped", "_set_date", "fates", "route", "whole")
+    __slots__ = ("_dropped", "_set_date", "fates", "last", "route", "whole")
 
     def __init__(self, route: Route) -> None:
         self.route = route
         self._dropped = CONNECTION_SPECIFIC | route.remove_response_headers
         self._dropped |= {name.lower() for name, _ in route.set_response_headers}
         self.fates = Spellings(self._fate, KNOWN)
-        self.whole = object()  # what a head that passed by these rules is known by, in its `derived`
+        # what a head that passed by these rules is known by, in its `derived`: on a connection that stays, or does not
+        self.whole, self.last = object(), object()
         self._set_date = any(name.lower() == b"date" for name, _ in route.set_response_headers)
 
     def dated(self, head: ResponseHead) -> bool:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
 from proxy.http1.fields import OWS, TOKEN, VALUE, Field, Fields, Known, known
 from proxy.http1.framing import Framing
+from proxy.memo import Memo
 from proxy.units import KIB
 
 METHODS = frozenset(
@@ -49,13 +50,18 @@ _SINGLETONS = frozenset(
     {b"content-length", b"content-location", b"content-range", b"content-type", b"etag", b"location", b"max-forwards"}
 )
 # Likewise of these in a request; some readers refuse it, the parser of the general path among them.
-_ONCE_ASKED = frozenset({b"server", b"user-agent"})
+_SINGLE_ASKED = _SINGLETONS | {b"server", b"user-agent"}
 _T = TypeVar("_T")
 _REPEATED = "a repeated field that may stand only once"
 
 
+_UNKEPT: dict[Any, Any] = {}  # of a head that nobody remembers
+
+
 def keep_derived(derived: dict[object, _T], by: object, what: _T) -> None:
     """Keeps what was derived, in place of the oldest if there are MAX_DERIVED already: those may be used no more."""
+    if derived is _UNKEPT:
+        return
     if len(derived) >= MAX_DERIVED:
         del derived[next(iter(derived))]
     derived[by] = what
@@ -72,7 +78,7 @@ class FieldSection:
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
         self.known: Known = known(fields)
-        self.derived: dict[object, object] = {}
+        self.derived: dict[object, object] = _UNKEPT
 
 
 class _Head:
@@ -133,7 +139,7 @@ class ResponseHead(_Head):
         self.status = status  # 100 to 599
         self.reason = reason  # may be empty; may hold obs-text
         self._octets = octets  # as received
-        self.derived: dict[object, object] = {}  # as in `FieldSection`, from the whole head
+        self.derived: dict[object, object] = _UNKEPT  # as in `FieldSection`, from the whole head
         self.course: tuple[Framing, bool] | None = None  # how it ends, and if another may follow; but to HEAD
         self.clear_of: object = None  # the token that it was last seen not to show
         super().__init__(version, fields)
@@ -189,33 +195,27 @@ def parse_request_head(data: bytes, *, max_fields: int) -> RequestHead:
     version = _VERSIONS.get(number)
     if version is None:
         raise Refusal(Problem.VERSION_NOT_SUPPORTED)
-    start = line.end()
-    section = _remembered.get(data[start:]) or _section(data, start)
+    octets = data[line.end() - 2 :]  # from the end of the request line on
+    section = _remembered.find(octets) or _section(octets)
     if len(section.fields) > max_fields:
         raise Refusal(Problem.HEAD_TOO_LARGE, "too many fields")
     return RequestHead(method, target, version, section.fields, section)
 
 
-_remembered: dict[bytes, FieldSection] = {}
+_remembered: Memo[bytes, FieldSection] = Memo(_MEMO_SECTIONS)
 
 
-def _section(data: bytes, start: int) -> FieldSection:
-    """Parses a request's header section, and remembers it: the next request of that client mostly brings the same.
-
-    Bounded: short ones only, and all are forgotten when there are too many. Malformed ones are not remembered.
-    """
-    fields = _fields(data, start)
+def _section(octets: bytes) -> FieldSection:
+    """Parses a request's header section, and remembers a short one: that client's next request mostly brings the same."""
+    fields = _fields(octets, 2)
     if fields is None:
         raise Refusal(Problem.BAD_REQUEST, "malformed header section")
     section = FieldSection(tuple(fields))
-    once = [name for name, _ in fields if name.lower() in _ONCE_ASKED]
-    if _repeats(section.known) or len({name.lower() for name in once}) < len(once):
+    if _repeats(section.known, _SINGLE_ASKED):
         raise Refusal(Problem.BAD_REQUEST, _REPEATED)
-    octets = data[start:]
-    if len(octets) <= _MEMO_OCTETS and b"authorization" not in section.known:  # no client's credentials are kept
-        if len(_remembered) >= _MEMO_SECTIONS:
-            _remembered.clear()
-        _remembered[octets] = section
+    keepable = len(octets) <= _MEMO_OCTETS and b"authorization" not in section.known  # no client's credentials are kept
+    if keepable and _remembered.note(octets, section):
+        section.derived = {}
     return section
 
 
@@ -226,7 +226,7 @@ def parse_response_head(data: bytes, *, max_fields: int) -> ResponseHead:
     for a version but 1.0 and 1.1, a status outside 100 to 599, a field twice that is only good for once, and all else
     that `parse_request_head` calls malformed.
     """
-    head = _remembered_heads.get(data)
+    head = _remembered_heads.find(data)
     if head is not None and len(head.fields) <= max_fields:
         return head
     line = _STATUS_LINE.match(data)
@@ -239,21 +239,21 @@ def parse_response_head(data: bytes, *, max_fields: int) -> ResponseHead:
     if len(fields) > max_fields:
         raise GatewayError(ErrorType.HTTP_RESPONSE_HEADER_SECTION_SIZE, Side.UPSTREAM, "too many fields")
     head = ResponseHead(_HTTP_11 if minor == b"1" else _HTTP_10, int(status), reason or b"", tuple(fields), data)
-    if _repeats(head.known):
+    if _repeats(head.known, _SINGLETONS):
         raise _upstream_fault(_REPEATED)
-    if len(data) <= _MEMO_OCTETS and b"set-cookie" not in head.known:
-        if len(_remembered_heads) >= _MEMO_HEADS:
-            _remembered_heads.clear()
-        _remembered_heads[data] = head
+    if len(data) <= _MEMO_OCTETS and b"set-cookie" not in head.known and _remembered_heads.note(data, head):
+        head.derived = {}
     return head
 
 
-_remembered_heads: dict[bytes, ResponseHead] = {}  # under load, an upstream says the same again within a second
+_remembered_heads: Memo[bytes, ResponseHead] = Memo(
+    _MEMO_HEADS
+)  # under load, an upstream says the same again within a second
 
 
-def _repeats(found: Known) -> bool:
+def _repeats(found: Known, single: frozenset[bytes]) -> bool:
     for name, given in found.items():  # noqa: SIM110  # no generator: this is for every message
-        if len(given) > 1 and name in _SINGLETONS:
+        if len(given) > 1 and name in single:
             return True
     return False
 

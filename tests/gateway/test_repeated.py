@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy import memo
 from proxy.config.load import load
 from proxy.gateway import repeated
 from proxy.gateway.access import Access
@@ -198,7 +199,7 @@ async def test_what_is_not_remembered(tmp_path: Path, secret: bytes):
 async def test_more_heads_than_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Their number is bounded, that of those seen once as well; each gets its own answer."""
     monkeypatch.setattr(repeated, "_MAX_HEADS", 4)
-    monkeypatch.setattr(repeated, "_MAX_ONCE", 16)
+    monkeypatch.setattr(memo, "_MAX_ONCE", 16)
     async with (
         ScriptedUpstream(always(OK)) as upstream,
         in_front_of(upstream.port, tmp_path) as gateway,

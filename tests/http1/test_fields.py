@@ -202,8 +202,8 @@ def test_the_time_for_a_hostile_challenge_line(part):
 
 def best_time(line: bytes) -> float:
     def once() -> float:
-        begin = time.perf_counter()
+        begin = time.thread_time()
         asked(line)
-        return time.perf_counter() - begin
+        return time.thread_time() - begin
 
     return min(once() for _ in range(5))

@@ -282,7 +282,7 @@ def test_the_time_for_a_hostile_target(part):
 
 def best_time(text: bytes) -> float:
     def once() -> float:
-        begin = time.perf_counter()
+        begin = time.thread_time()
         ambiguity(b"/x" + text)
         loosely_read(b"/x" + text)
         for prefix in (b"/", b"http://", b"http://h/", b"http://["):
@@ -290,6 +290,6 @@ def best_time(text: bytes) -> float:
                 parse_target(prefix + text, b"GET")
             except Refusal:
                 continue
-        return time.perf_counter() - begin
+        return time.thread_time() - begin
 
     return min(once() for _ in range(5))

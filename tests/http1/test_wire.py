@@ -402,13 +402,13 @@ def test_the_time_for_a_hostile_head(make):
 
 def best_time(data: bytes) -> float:
     def once() -> float:
-        begin = time.perf_counter()
+        begin = time.thread_time()
         find_head_end(data, 0)
         for reader in (parse, lambda data: parse_response_head(STATUS + data, max_fields=1 << 20)):
             try:
                 reader(data)
             except GatewayError:
                 continue
-        return time.perf_counter() - begin
+        return time.thread_time() - begin
 
     return min(once() for _ in range(5))

@@ -735,8 +735,8 @@ MUTATIONS = (
     Mutation(
         "remembered: no token in a query",
         "proxy/gateway/repeated.py",
-        "is not query:",
-        "is None:",
+        "if without_token(query) is query:",
+        "if without_token(query) is not None:",
         (REPEATED + "test_what_is_not_remembered",),
     ),
     Mutation(
@@ -759,14 +759,14 @@ MUTATIONS = (
     ),
     Mutation(
         "remembered: so many heads",
-        "proxy/gateway/repeated.py",
-        "if len(self._known) >= _MAX_HEADS:",
+        "proxy/memo.py",
+        "if len(self._known) >= self._max:",
         "if len(self._known) < 0:",
         (REPEATED + "test_more_heads_than_are_remembered",),
     ),
     Mutation(
         "remembered: so many heads that came once",
-        "proxy/gateway/repeated.py",
+        "proxy/memo.py",
         "if len(self._once) >= _MAX_ONCE:",
         "if len(self._once) < 0:",
         (REPEATED + "test_more_heads_than_are_remembered",),
@@ -781,15 +781,15 @@ MUTATIONS = (
     Mutation(
         "remembered: an answer by the route's own rules",
         "proxy/gateway/rewrite.py",
-        "self.whole = object()",
-        "self.whole = ResponseRules",
+        "self.whole, self.last = object(), object()",
+        "self.whole, self.last = ResponseRules, object()",
         (REPEATED + "test_the_same_answer_by_two_routes",),
     ),
     Mutation(
         "remembered: an answer to clients that stay",
         "proxy/gateway/answer.py",
-        'if keep_alive and method != b"HEAD" else None',
-        'if method != b"HEAD" else None',
+        "known_by = rules.whole if keep_alive else rules.last",
+        "known_by = rules.whole",
         (
             REPEATED + "test_the_last_answer_while_draining",
             REPEATED + "test_the_same_answer_to_clients_that_stay_and_that_leave",

@@ -62,6 +62,31 @@ async def test_all_of_a_turn_are_written_even_if_one_has_closed():
         assert gone.held == b"lost"  # who held it, can tell that it was not sent
 
 
+async def test_a_transport_that_fails_in_another_way_is_given_up_and_told_of():
+    """asyncio's TLS transports of Python 3.11.2 do that once they have closed. The others are written all the same."""
+
+    class Failing(asyncio.Transport):
+        aborted = False
+
+        def write(self, data: bytes) -> None:  # type: ignore[override]
+            raise AttributeError
+
+        def is_closing(self) -> bool:
+            return False
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    turn, failing, told = Turn(), Failing(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    async with _link(turn) as (transport, reader, _):
+        GatheredTransport(failing, turn).write(b"lost")
+        transport.write(b"written")
+        assert await reader.readexactly(7) == b"written"
+    assert failing.aborted
+    assert [type(fault) for fault in told] == [AttributeError]
+
+
 async def test_a_large_write_goes_behind_a_small_one_at_once():
     """It is not copied, and does not overtake."""
     async with _link(Turn()) as (transport, reader, _):
@@ -86,6 +111,30 @@ async def test_close_comes_behind_what_is_held():
         transport.write(b"last words")
         transport.close()
         assert await reader.read() == b"last words"
+        await protocol.lost.wait()
+
+
+async def test_a_close_waits_for_the_end_of_the_turn():
+    """So that the peer is woken once, for the last words and the end; without any, it closes at once."""
+    async with _link(Turn()) as (transport, reader, protocol), _link(Turn()) as (silent, silent_reader, _):
+        transport.write(b"last words")
+        transport.close()
+        transport.close()
+        assert not transport.is_closing()
+        silent.close()
+        assert silent.is_closing()
+        assert await reader.read() == b"last words"
+        assert await silent_reader.read() == b""
+        await protocol.lost.wait()
+
+
+async def test_an_abort_overtakes_a_close():
+    """What was to be written before it is not."""
+    async with _link(Turn()) as (transport, reader, protocol):
+        transport.write(b"last words")
+        transport.close()
+        transport.abort()
+        assert await reader.read() == b""
         await protocol.lost.wait()
 
 
