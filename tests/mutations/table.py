@@ -753,8 +753,8 @@ MUTATIONS = (
     Mutation(
         "remembered: what is said of a visitor, by address",
         "proxy/gateway/snapshot.py",
-        "key = (peer.address, secure)",
-        "key = (None, secure)",
+        "key = (peer.key, secure)",
+        "key = (b'', secure)",
         (REPEATED + "test_the_head_of_one_client_from_another_address",),
     ),
     Mutation(
