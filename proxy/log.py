@@ -195,6 +195,8 @@ def redact_query(target: bytes) -> str:
     A parameter without `=` may be a bare token: it is hidden too, like the user information of an absolute-form target.
     At most MAX_TARGET characters; still a peer's bytes (as Latin-1), so it goes into a field, where it is escaped.
     """
+    if b"?" not in target and b"://" not in target and len(target) <= MAX_TARGET:
+        return target.decode("latin-1")
     path, mark, query = target[: 8 * KIB].partition(b"?")
     scheme, separator, rest = path.partition(b"://")
     if separator and not scheme.startswith(b"/"):

@@ -129,6 +129,25 @@ def test_a_text_that_is_not_unicode(configured):
     assert document["nested"] == ["\\ud800", "\t"]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "plain", "", 'a "quote" and a \\', "line\nbreak", "\x7f\x00", "é\u2028", "\ud800", "\\ud800", "x" * (MAX_VALUE + 1), 0, -7, 2**70,
+        1.5, -0.0, 0.0, 1e22, 0.12345678, float("nan"), float("inf"), True, False, None, ["a", 1], {"b": 2}, b"octets", Secret("hidden"),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_line_is_the_same_whenever_it_is_made(value: object):
+    """What is known from earlier lines saves work and changes nothing."""
+    lines, fields = JsonLines(), {"client": "127.0.0.1", "status": 200, "duration_ms": 1.2, "odd": value, "cookie": "c"}
+    first, again, third = (lines.line(5.25, logging.INFO, "proxy.access", "request", fields=fields) for _ in range(3))
+    assert first == again == third
+    fields.pop("cookie")
+    shorter, known = (lines.line(5.25, logging.INFO, "proxy.access", "request", fields=fields) for _ in range(2))
+    assert shorter == known == JsonLines().line(5.25, logging.INFO, "proxy.access", "request", fields=fields)
+    assert json.loads(known)["duration_ms"] == 1.2
+
+
 @given(st.text(), st.binary(max_size=50), st.text(max_size=5))
 def test_any_text_in_a_json_line(text, data, name):
     """One line of printable ASCII that any JSON reader takes."""
