@@ -236,7 +236,7 @@ class DirectConnection(ClientLink):
             self._server.refuse(self._out.released(), self._place, None)
         else:
             self._phase = GONE
-            self.close()
+            self._out.close()
 
     def _return(self, data: bytes, again_s: float = _LOOK_AGAIN_S) -> None:
         """Gives the connection back, with a request that is not served here, as soon as the last answer is written.

@@ -130,8 +130,8 @@ class ClientLink(asyncio.Protocol):
             self._out.write(data)
 
     def close(self) -> None:
-        """Closes behind what was sent. Idempotent."""
-        self._out.close()
+        """Closes behind what was sent, at once: who may still read a request must not begin to serve it. Idempotent."""
+        self._out.released().close()
 
     def pause_client(self) -> None:
         """Stops reading. Idempotent."""

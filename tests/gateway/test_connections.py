@@ -16,7 +16,7 @@ from proxy.http1.wire import METHODS
 from proxy.tasks import Tasks
 from tests.support.both_loops import on_both_loops
 from tests.support.fronting import connected, in_front_of, request
-from tests.support.gateway import running_gateway, simple_configuration
+from tests.support.gateway import Taken, running_gateway, simple_configuration
 from tests.support.raw_client import ask
 
 CLOCK = SystemClock()
@@ -130,15 +130,21 @@ async def test_draining_lets_a_head_under_way_finish(tmp_path: Path):
 @pytest.mark.parametrize(
     "sent", [b"GET /orders HTTP/1.1\r\nHo", b"GET /slow?seconds=30 HTTP/1.1\r\nHost: localhost\r\n\r\n"]
 )
-async def test_after_the_drain_timeout_the_rest_gets_503(tmp_path: Path, sent: bytes):
+@pytest.mark.parametrize("earlier", [0, 1], ids=["a first request", "a later one"])
+async def test_after_the_drain_timeout_the_rest_gets_503(tmp_path: Path, sent: bytes, earlier: int):
     """503 `draining`, only after the time is over; being told again ends the waiting."""
+    if earlier and b"slow" not in sent and not Taken.direct:
+        pytest.skip("aiohttp closes a kept connection with a head under way")
     async with DemoServers(clock=SystemClock()) as servers:
         settings = servers.settings()
         text = simple_configuration(settings["TOKEN_URL"], settings["UPSTREAM_URL"])
         async with running_gateway(text, tmp_path, environ=settings) as gateway, connected(gateway.port) as client:
+            for _ in range(earlier):
+                await client.send(request(b"GET", b"/orders"))
+                assert (await client.answer()).status == 200
             await client.send(sent)
             if b"slow" in sent:
-                await servers.protected_api.until_requests(1)
+                await servers.protected_api.until_requests(earlier + 1)
             else:
                 await CLOCK.sleep(0.2)
             tasks = Tasks()
