@@ -7,6 +7,7 @@ other, only the first wakes it; done between other work, nearly every one does, 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from proxy.transports import abort
 from proxy.units import KIB
@@ -43,11 +44,13 @@ class GatheredTransport:
     """A transport of which small writes wait until the turn's end; whatever else is done to it comes behind them."""
 
     __slots__ = (
-        "_closes", "_turn", "get_extra_info", "held", "inner", "is_closing", "pause_reading", "resume_reading", "set_protocol",
+        "_closes", "_turn", "fit", "get_extra_info", "held", "inner", "is_closing", "pause_reading", "resume_reading", "set_protocol",
     )  # fmt: skip
 
-    def __init__(self, transport: asyncio.Transport, turn: Turn) -> None:
+    def __init__(self, transport: asyncio.Transport, turn: Turn, fit: Callable[[], bool] | None = None) -> None:
+        """`fit` is asked just before what was held is written; if it is not, the transport is aborted by then."""
         self.inner = transport
+        self.fit = fit
         self._turn = turn
         self._closes = False  # when what is held has been written
         self.held = b""  # octets that wait
@@ -77,7 +80,7 @@ class GatheredTransport:
 
     def flush(self) -> None:
         """Writes what is held, as far as the handle is not closed; a close that waited for that comes behind."""
-        if self.held and not self.is_closing():
+        if self.held and not self.is_closing() and (self.fit is None or self.fit()):
             try:  # not `suppress`, which costs as much as all else here
                 self.inner.write(self.held)
                 self.held = b""

@@ -179,7 +179,8 @@ class JsonLines:
     __slots__ = ("_floats", "_names", "_openings", "_second", "_second_text")
 
     def __init__(self) -> None:
-        self._names: dict[str, tuple[str, bool, str]] = {}  # the key to write, if it is a secret, and the key in JSON
+        self._names: dict[str, tuple[str, bool, str]] = {}
+        # the key to write, if it is a secret, and, if it is neither that nor renamed, what stands before its value
         self._floats: dict[float, str] = {}
         self._openings: dict[tuple[int, str, str], str] = {}  # what stands between the time and the fields
         self._second = -1
@@ -227,7 +228,7 @@ class JsonLines:
         names, parts = self._names, ['{"ts":"', self._time(created_s), opening]
         for name, value in fields.items():
             entry = names.get(name)
-            if entry is None or entry[1]:
+            if entry is None or not entry[2]:
                 return None
             kind = type(value)
             if kind is str and len(value) <= MAX_VALUE:  # type: ignore[arg-type]
@@ -255,14 +256,17 @@ class JsonLines:
         """Remembers what stands between the time and the fields, as far as code has that many messages."""
         level, logger, message = about
         values = {"level": logging.getLevelName(level).lower(), "logger": logger, "message": _cut(message, MAX_MESSAGE)}
-        if len(self._openings) < 4 * MAX_FIELDS and _is_text(values):  # type: ignore[arg-type]
+        if _is_text(values):  # type: ignore[arg-type]
+            if len(self._openings) >= 4 * MAX_FIELDS:
+                self._openings.clear()
             self._openings[about] = f'",{_encode_json(values)[1:-1]}'
 
     def _name(self, name: object) -> tuple[str, bool, str]:
         """Returns a name's entry; remembered, as far as code has that many names."""
         text = _cut(str(name))
         key = f"{text}_" if text in _OWN_NAMES else text
-        entry = (key, _is_secret(text), f",{_quoted(key)}:")
+        secret = _is_secret(text)
+        entry = (key, secret, "" if secret or key != name else f",{_quoted(key)}:")
         if len(self._names) < 4 * MAX_FIELDS and isinstance(name, str):
             self._names[name] = entry
         return entry

@@ -121,6 +121,13 @@ def test_a_number_json_has_no_word_for(configured, value):
     assert json.loads(emit(configured(), value=value))["value"] == str(value)
 
 
+def test_two_fields_of_one_name_in_the_line():
+    """The name that ours moves aside for is there once, however often the line was made."""
+    lines, fields = JsonLines(), {"message": 1, "message_": 2}
+    made = {lines.line(5.25, logging.INFO, "proxy.access", "request", fields=fields) for _ in range(3)}
+    assert [line.count('"message_"') for line in made] == [1]
+
+
 def test_a_text_that_is_not_unicode(configured):
     """A lone surrogate is escaped in words; other readers refuse a line that holds one. Neighbours stay as they are."""
     document = json.loads(emit(configured(), value="a\udc80b\\", neighbour="\n\\", emoji="😀", nested=["\ud800", "\t"]))

@@ -316,7 +316,7 @@ class DirectConnection(ClientLink):
         self._half_closed = True
         self._out.flush()  # before the event loop closes
         waited_for = self._phase in AT_WORK or (self._reading_paused and bool(self._ahead))
-        if waited_for:
+        if waited_for and self._phase is not RETURNING:
             self._loop.call_later(HALF_CLOSED_S, self._presume_gone, self._record)
         return waited_for and not self._left and not self._secure  # TLS knows no half of a connection
 

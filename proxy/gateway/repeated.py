@@ -1,7 +1,8 @@
 """Heads that come again and again, with what was decided of them: clients that poll send the same octets each time.
 
 Only what holds for the same octets from the same visitor under the same configuration is kept (``Admitted.repeatable``),
-so one of these belongs to a ``Snapshot``. Bounded; no token of a client's own is kept.
+so one of these belongs to a ``Snapshot``. Bounded; none with a credential of HTTP's own, or a token in the
+query, is kept.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from proxy.gateway.access import Visitor
 from proxy.gateway.query_token import without_token
+from proxy.http1.fields import CREDENTIALS
 from proxy.memo import Memo
 from proxy.units import KIB
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 _MAX_HEADS = 512
 _MAX_OCTETS = 2 * KIB  # of one
-_NOT_KEPT = frozenset({b"authorization", b"x-request-id"})  # credentials, and what no other request has
+_NOT_KEPT = CREDENTIALS | {b"x-request-id"}  # which no other request has
 
 
 class Repeated(Memo[tuple[bytes, Visitor], "Admitted"]):

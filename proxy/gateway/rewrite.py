@@ -313,11 +313,11 @@ def reflects(head: ResponseHead, token: AccessToken | None) -> bool:
     As it is, or percent-encoded, as a redirect's Location would carry it. This is for servers that echo what they got; one
     that means to tell the token has it, and a body to tell it in.
     """
-    if token is None or head.clear_of is token:
+    if token is None or head.clear_of is token.mark:
         return False
     if any(map(head.holds, token.shapes)):
         return True
-    head.clear_of = token
+    head.clear_of = token.mark
     return False
 
 

@@ -184,15 +184,23 @@ class GatewayServer:
                         reuse_address=True,
                     )
                     bound = TcpAddress(address.host, listener.sockets[0].getsockname()[1])
-                    for listening in listener.sockets * (_ACCEPTED_AT_ONCE - 1):
-                        again = socket.socket(fileno=os.dup(listening.fileno()))
-                        self._listeners.append(
-                            await self._loop.create_server(self._accepted(unix=False), sock=again, backlog=_BACKLOG)
-                        )
+                self._listeners.append(listener)
+                if isinstance(bound, TcpAddress) and not isinstance(self._loop, asyncio.BaseEventLoop):
+                    await self._listen_again(listener)
             except OSError as error:
                 raise ConfigurationError(f"listen {address}: {_reason(error)}") from None
-            self._listeners.append(listener)
             self.addresses.append(bound)
+
+    async def _listen_again(self, listener: asyncio.Server) -> None:
+        """Has further descriptors of a listener watched, so that uvloop accepts several connections in one turn."""
+        for listening in tuple(listener.sockets) * (_ACCEPTED_AT_ONCE - 1):
+            again = socket.socket(fileno=os.dup(listening.fileno()))
+            try:
+                server = await self._loop.create_server(self._accepted(unix=False), sock=again, backlog=_BACKLOG)
+            except BaseException:
+                again.close()
+                raise
+            self._listeners.append(server)
 
     async def drain(self, timeout_s: float) -> bool:
         """Stops accepting, lets requests under way finish; returns False if some had to be cut off."""

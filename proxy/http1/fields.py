@@ -45,6 +45,7 @@ KNOWN = CONNECTION_SPECIFIC | {
     b"content-location",
     b"content-range",
     b"content-type",
+    b"cookie",
     b"date",
     b"etag",
     b"expect",
@@ -61,6 +62,9 @@ KNOWN = CONNECTION_SPECIFIC | {
     b"x-request-id",
 }
 """The names that the gateway's own rules ask for."""
+
+CREDENTIALS = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
+"""Of those, what a client proves itself by: a head with one of them is not remembered."""
 
 _NO_OPTIONS: frozenset[bytes] = frozenset()
 _MEMO_NAMES = 4096  # spellings

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
-from proxy.http1.fields import OWS, TOKEN, VALUE, Field, Fields, Known, known
+from proxy.http1.fields import CREDENTIALS, OWS, TOKEN, VALUE, Field, Fields, Known, known
 from proxy.http1.framing import Framing
 from proxy.memo import Memo
 from proxy.units import KIB
@@ -141,7 +141,7 @@ class ResponseHead(_Head):
         self._octets = octets  # as received
         self.derived: dict[object, object] = _UNKEPT  # as in `FieldSection`, from the whole head
         self.course: tuple[Framing, bool] | None = None  # how it ends, and if another may follow; but to HEAD
-        self.clear_of: object = None  # the token that it was last seen not to show
+        self.clear_of: object = None  # the mark of the token that it was last seen not to show
         super().__init__(version, fields)
 
     def holds(self, text: bytes) -> bool:
@@ -213,7 +213,7 @@ def _section(octets: bytes) -> FieldSection:
     section = FieldSection(tuple(fields))
     if _repeats(section.known, _SINGLE_ASKED):
         raise Refusal(Problem.BAD_REQUEST, _REPEATED)
-    keepable = len(octets) <= _MEMO_OCTETS and b"authorization" not in section.known  # no client's credentials are kept
+    keepable = len(octets) <= _MEMO_OCTETS and CREDENTIALS.isdisjoint(section.known)
     if keepable and _remembered.note(octets, section):
         section.derived = {}
     return section

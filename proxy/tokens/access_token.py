@@ -40,6 +40,7 @@ class AccessToken:
     lifetime_s: float  # 0 for a token that only the requests already waiting for it may use
     scope: str | None  # as the authorization server told it; None where it told nothing
     shapes: tuple[bytes, ...] = field(init=False, repr=False)  # the token's text as a server might echo it
+    mark: object = field(init=False, repr=False, compare=False, default_factory=object)  # to know it by when it is gone
     line_end: bytes = field(init=False, repr=False)  # the field value, the end of its line and of the head
 
     def __post_init__(self) -> None:

@@ -1,10 +1,9 @@
 """One connection to an upstream, one exchange at a time on it: an ``asyncio.Protocol`` that calls back into a ``Sink``.
 
-Everything is synchronous: no task, no future and no timer belongs to an exchange, so that a path made of callbacks pays
-for nothing else; deadlines are the caller's, who ends what takes too long by ``fail``. Response bodies pass through as
-they come, without a copy where their length was declared. Whatever leaves a doubt about where a response ends, or for
-whom it was, closes the connection: an answer belongs to the request it was asked for. A 101 that was asked for ends HTTP
-on it, and the transport is given away.
+Everything is synchronous: no task, no future and no timer belongs to an exchange; deadlines are the caller's, who ends
+what takes too long by ``fail``. Response bodies pass through as they come, without a copy where their length was
+declared. Whatever leaves a doubt about where a response ends, or for whom it was, closes the connection: an answer
+belongs to the request it was asked for. A 101 that was asked for ends HTTP on it, and the transport is given away.
 
 Source: RFC 9112 §6 (framing), §9 (connections); RFC 9110 §7.8, §15.2 (interim responses); RFC 9209 §2.3 (error types).
 """
@@ -107,10 +106,16 @@ class UpstreamConnection(asyncio.Protocol):
     def quiet(self) -> bool:
         """Tells whether an idle connection is fit for use at this very moment. One system call.
 
-        Whatever has arrived on it was asked for by nobody, an end included; the event loop may not have seen it yet,
-        and after the next request was sent it would pass for an answer.
+        What has arrived was asked for by nobody, an end included; after the next request it would pass for an answer.
         """
         return self._state is _IDLE and not self._transport.is_closing() and not self._poll(0)
+
+    def _still_quiet(self) -> bool:
+        """Tells likewise, just before a held head is written. A fresh connection may hold TLS's session tickets."""
+        if self._state is _HEAD and self.reused and self._poll(0):
+            self.fail(failures.not_sent())
+            return False
+        return True
 
     def start(self, head: bytes, *, method: bytes, sink: Sink, body_expected: bool, upgrade: bytes = b"") -> None:
         """Sends a request's head; octets of a body may follow in the same piece. `upgrade` is its Upgrade field, if any.
@@ -138,12 +143,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Sends octets of the request body. Ignored once the exchange is over: they must not begin the next one."""
-        if not self._body_open or self._state is _CLOSED:
-            return
-        try:
-            self._transport.write_now(data)
-        except RuntimeError as error:  # uvloop: "the handler is closed" (uvloop#68, #506)
-            self._lost(error)
+        self._transport.flush()  # which may find that it is over
+        if self._body_open and self._state is not _CLOSED:
+            try:
+                self._transport.write_now(data)
+            except RuntimeError as error:  # uvloop: "the handler is closed" (uvloop#68, #506)
+                self._lost(error)
 
     def end_body(self) -> None:
         """Tells that the request body was written as a whole. O(1); nothing is sent."""
@@ -187,7 +192,7 @@ class UpstreamConnection(asyncio.Protocol):
     def give_away(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes, socket.socket]:
         """Lets another protocol have the transport after a 101; returns it, the octets behind the 101, and the socket.
 
-        Nothing more is read until it is resumed. Whoever has it calls `connection_lost` at its end.
+        Nothing is read until it is resumed. Whoever has it calls `connection_lost` at its end.
         """
         assert self._state is _SWITCHED, "a 101 came"
         self._sink = None
@@ -198,7 +203,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Notes the transport."""
-        self._transport = GatheredTransport(cast("asyncio.Transport", transport), self._turn)
+        self._transport = GatheredTransport(cast("asyncio.Transport", transport), self._turn, self._still_quiet)
 
     def data_received(self, data: bytes) -> None:
         """Reads on in the response."""
@@ -214,9 +219,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._sink.on_data(data)
         elif state is _SWITCHED:  # TLS may hand out some more after a pause
             self._buffer = bytes(self._buffer) + data
-        elif state is _IDLE:  # asked for by nobody, so for nobody
-            self.abort()
-        elif state is _HEAD:  # likewise: the request waits to be sent
+        elif state is not _CLOSED:  # idle, or its request waits to be sent: asked for by nobody, so for nobody
             self.fail(failures.not_sent())
 
     def eof_received(self) -> None:
@@ -231,7 +234,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._state is not _CLOSED:
             self._salvage()
             self._lost(exc)
-        self._sink = None
+        self._sink = self._transport.fit = None  # the latter leads back here
         self._owner.connection_gone(self)
 
     def pause_writing(self) -> None:

@@ -175,6 +175,8 @@ async def test_a_configuration_that_is_replaced(tmp_path: Path):
     "secret",
     [
         pytest.param(request(b"GET", b"/", b"Authorization: Basic c2VjcmV0"), id="Authorization"),
+        pytest.param(request(b"GET", b"/", b"Proxy-Authorization: Basic c2VjcmV0"), id="Proxy-Authorization"),
+        pytest.param(request(b"GET", b"/", b"Cookie: session=mine"), id="Cookie"),
         pytest.param(request(b"GET", b"/?a=b&access_token=secret"), id="access_token"),
         pytest.param(request(b"GET", b"/?access%5Ftoken=secret"), id="an encoded access_token"),
         pytest.param(request(b"GET", b"/", b"X-Request-Id: mine"), id="a number of its own"),
@@ -183,7 +185,7 @@ async def test_a_configuration_that_is_replaced(tmp_path: Path):
 )
 @on_both_loops
 async def test_what_is_not_remembered(tmp_path: Path, secret: bytes):
-    """No token of the client's own, no number, nothing long; it is served each time."""
+    """No credential of the client's own, no number, nothing long; it is served each time."""
     route = "client_authorization: replace"
     async with (
         ScriptedUpstream(always(OK)) as upstream,

@@ -10,6 +10,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
+from proxy.http1 import wire
 from proxy.http1.fields import is_field_value, is_token
 from proxy.http1.wire import (
     METHODS,
@@ -368,6 +369,23 @@ def test_a_head_shown_in_a_log():
     request = parse(b"GET /a?password=hunter2 HTTP/1.1\r\nAuthorization: Basic hunter2\r\n\r\n")
     response = parse_response_head(b"HTTP/1.1 200 hunter2\r\nSet-Cookie: hunter2\r\n\r\n", max_fields=9)
     assert "hunter2" not in repr(request) + str(request) + f"{response}" + repr(response)
+
+
+@pytest.mark.parametrize(
+    ("field", "remembered"),
+    [
+        (b"X-A: b", True),
+        (b"Authorization: Bearer x", False),
+        (b"cookie: session=x", False),
+        (b"Proxy-Authorization: Basic x", False),
+    ],
+)
+def test_a_section_with_credentials_is_not_remembered(field: bytes, remembered: bool):
+    """Any other is, from its second time on; either way it reads the same."""
+    octets = b"GET / HTTP/1.1\r\nHost: remembered\r\n" + field + b"\r\n\r\n"
+    heads = [parse_request_head(octets, max_fields=10) for _ in range(3)]
+    assert heads[0] == heads[1] == heads[2]
+    assert remembered is (wire._remembered.find(octets[octets.index(b"\r\n") :]) is not None)
 
 
 HOSTILE = {

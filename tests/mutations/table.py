@@ -728,9 +728,23 @@ MUTATIONS = (
     Mutation(
         "remembered: no head with a client's credentials",
         "proxy/gateway/repeated.py",
-        '_NOT_KEPT = frozenset({b"authorization", b"x-request-id"})',
+        '_NOT_KEPT = CREDENTIALS | {b"x-request-id"}',
         "_NOT_KEPT: frozenset[bytes] = frozenset()",
         (REPEATED + "test_what_is_not_remembered",),
+    ),
+    Mutation(
+        "what comes before a held request is written",
+        "proxy/upstream/connection.py",
+        "if self._state is _HEAD and self.reused and self._poll(0):",
+        "if self._state is _CLOSED and self._poll(0):",
+        ("tests/upstream/test_connection_reuse.py::test_what_comes_while_a_request_waits_to_be_sent",),
+    ),
+    Mutation(
+        "remembered: no header section with a client's credentials",
+        "proxy/http1/wire.py",
+        "and CREDENTIALS.isdisjoint(section.known)",
+        "",
+        ("tests/http1/test_wire.py::test_a_section_with_credentials_is_not_remembered",),
     ),
     Mutation(
         "remembered: no token in a query",
@@ -774,7 +788,7 @@ MUTATIONS = (
     Mutation(
         "remembered: which token an answer does not show",
         "proxy/gateway/rewrite.py",
-        "if token is None or head.clear_of is token:",
+        "if token is None or head.clear_of is token.mark:",
         "if token is None or head.clear_of is not None:",
         (REPEATED + "test_the_same_answer_by_two_routes", REPEATED + "test_a_token_that_is_renewed_by_a_401"),
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -157,6 +158,42 @@ async def test_an_answer_that_comes_before_the_request_is_sent():
             assert sink.error.retry is Retry.NOTHING_SENT
             assert connection.closed
             assert await asyncio.to_thread(accepted.recv, 1000) == b""
+
+
+@pytest.mark.parametrize("what", ["data", "close"])
+async def test_what_comes_while_a_request_waits_to_be_sent(what: str):
+    """After the connection was found quiet, and before the end of the turn: the event loop has not read it by then.
+
+    It is not taken for the answer, nothing is sent, and the request may be sent again, whatever its method.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connection = await connect(server.getsockname()[1])
+        accepted, _ = server.accept()
+        with accepted:
+            sink = start(connection)
+            await asyncio.to_thread(accepted.recv, 1000)
+            accepted.sendall(ok())
+            await sink.end()
+            assert connection.quiet()
+
+            # from here on the event loop does not run
+            sink = start(connection, POST)
+            if what == "data":
+                accepted.sendall(ok(b"poison", status=b"408 Request Timeout"))
+            else:
+                accepted.shutdown(socket.SHUT_WR)
+            deadline = time.perf_counter() + 10
+            while not connection._poll(0) and time.perf_counter() < deadline:
+                pass
+
+            await sink.end()
+            assert sink.head is None
+            assert sink.error is not None
+            assert sink.error.retry is Retry.NOTHING_SENT
+            assert connection.closed
+            accepted.settimeout(10)
+            with suppress(ConnectionResetError):
+                assert await asyncio.to_thread(accepted.recv, 1000) == b""
 
 
 async def test_an_answer_before_the_request_is_whole():
