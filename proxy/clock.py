@@ -31,18 +31,15 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clocks."""
 
-    __slots__ = ("now",)
+    __slots__ = ("now", "wall")
 
     def __init__(self) -> None:
-        # on CLOCK_BOOTTIME where it is known, else monotonic; an attribute, since each request reads it several times
+        # attributes, since each request reads them several times; on CLOCK_BOOTTIME where it is known, else monotonic
         boot = getattr(time, "CLOCK_BOOTTIME", None)
         self.now: Callable[[], float] = (
             time.monotonic if boot is None else partial(time.clock_gettime, boot)  # noqa: TID251
         )
-
-    def wall(self) -> float:
-        """Returns seconds since the Unix epoch."""
-        return time.time()  # noqa: TID251
+        self.wall: Callable[[], float] = time.time  # noqa: TID251
 
     async def sleep(self, seconds: float) -> None:
         """Waits on the event loop."""

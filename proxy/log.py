@@ -4,9 +4,9 @@
 other libraries log may quote a client's bytes or hold a traceback with a secret in its text: of their records only the
 logger's name and the type of the exception are written. The same holds for exceptions that nobody caught.
 
-Beside it: ``access_line`` for the one line of each request, ``redact_query`` for request targets, and ``RateLimited``
-for warnings that a peer can cause as often as it likes (``proxy/log_limit.py``). ``proxy/log_format.py`` makes the lines,
-``proxy/log_writer.py`` writes them.
+Beside it: ``access_line`` and ``served_line`` for the one line of each request, ``redact_query`` for request targets, and ``RateLimited``
+for warnings that a peer can cause as often as it likes (``proxy/log_limit.py``). ``proxy/log_format.py`` makes the lines
+(``proxy/served_lines.py`` nearly all of a busy gateway's), ``proxy/log_writer.py`` writes them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from proxy.clock import SystemClock
 from proxy.log_format import ExceptionInfo, JsonLines, Lines, TextLines
 from proxy.log_limit import RateLimited
 from proxy.log_writer import CAPACITY, LineWriter
+from proxy.served_lines import ACCESS, Served, ServedLines
 from proxy.units import KIB, SECONDS
 
-__all__ = ["Log", "RateLimited", "access_line", "configure", "dropped", "redact_query", "stop"]
+__all__ = ["Log", "RateLimited", "access_line", "configure", "dropped", "redact_query", "served_line", "stop"]
 
 _ROOT = "proxy"
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -55,6 +56,8 @@ class Log:
         self._loggers: list[tuple[logging.Logger, int, bool, list[logging.Handler]]] = []
         self._hooks = (sys.excepthook, threading.excepthook, sys.unraisablehook)
         self._lines = lines
+        self.served = ServedLines(lines) if isinstance(lines, JsonLines) and level <= logging.INFO else None
+        self.put = writer.put
         self.refusals = RateLimited(_access, _REFUSAL_LINES_PER_S, burst=_REFUSAL_LINES_AT_ONCE)
         self._attach(logging.getLogger(_ROOT), _LineHandler(self), level=level)
         # The root catches what other libraries log, aiohttp and asyncio among them, at WARNING and above.
@@ -184,9 +187,24 @@ def access_line(fields: Mapping[str, object], refused_as: str | None = None) -> 
             if left_out:
                 fields = {**fields, "suppressed": left_out}
         # what the logger would do, without a record, a walk of the stack and of the loggers: half the cost of a line
-        _installed[-1].write(logging.INFO, "proxy.access", "request", fields)
+        _installed[-1].write(*ACCESS, fields)
     else:
         _access.info("request", extra={"fields": fields})
+
+
+def served_line(served: Served, duration_s: float, target: str, about: tuple[str, str]) -> bool:
+    """Logs a request that was served as usual, if that can be done in one pass; else it is for ``access_line``.
+
+    `target` is what may be shown of the request's target, `about` the names of the route and of its credential.
+    """
+    if not _installed or _access.handlers:
+        return False
+    log = _installed[-1]
+    line = None if log.served is None else log.served.line(_wall(), served, duration_s, target, about)
+    if line is None:
+        return False
+    log.put(line)
+    return True
 
 
 def redact_query(target: bytes) -> str:

@@ -30,7 +30,6 @@ MAX_VALUE = 1 * KIB  # characters of one value; for bytes also octets
 MAX_MESSAGE = 2 * KIB  # characters
 MAX_FIELDS = 64
 MAX_MEMBERS = 32  # of one list or mapping
-_MAX_FLOATS = 1024  # remembered
 MAX_FRAMES = 24  # the innermost ones
 MAX_CAUSES = 5
 _REDACTED = "***"
@@ -55,7 +54,6 @@ _NEEDS_QUOTES = re.compile('["=\\\\\\s]')
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
 
 Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
-_quoted = json.encoder.encode_basestring_ascii
 _encode_json = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":")).encode
 ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None] | None
 
@@ -176,13 +174,10 @@ def _frames(traceback: TracebackType | None) -> list[Plain]:
 class JsonLines:
     """One JSON object a line, ASCII only: ts (RFC 3339, UTC, milliseconds), level, logger, message, then the fields."""
 
-    __slots__ = ("_floats", "_names", "_openings", "_second", "_second_text")
+    __slots__ = ("_names", "_second", "_second_text")
 
     def __init__(self) -> None:
-        self._names: dict[str, tuple[str, bool, str]] = {}
-        # the key to write, if it is a secret, and, if it is neither that nor renamed, what stands before its value
-        self._floats: dict[float, str] = {}
-        self._openings: dict[tuple[int, str, str], str] = {}  # what stands between the time and the fields
+        self._names: dict[str, tuple[str, bool]] = {}
         self._second = -1
         self._second_text = ""
 
@@ -197,8 +192,6 @@ class JsonLines:
         info: ExceptionInfo = None,
     ) -> str:
         """Returns a JSON object; a field named like one of ours gets a trailing underscore."""
-        if not info and (simple := self._simple(created_s, (level, logger, message), fields)) is not None:
-            return simple
         values: dict[str, Plain] = {
             "ts": self._time(created_s),
             "level": logging.getLevelName(level).lower(),
@@ -207,8 +200,15 @@ class JsonLines:
         }
         names = self._names
         for name, value in islice(fields.items(), MAX_FIELDS):
-            key, secret, _ = names.get(name) or self._name(name)
-            values[key] = _REDACTED if secret else plain(value)
+            key, secret = names.get(name) or self._name(name)
+            kind = type(value)
+            if secret:
+                values[key] = _REDACTED
+            # most values of an access line, which has a dozen of them, need no general rule
+            elif kind is int or (kind is str and len(value) <= MAX_VALUE):  # type: ignore[arg-type]
+                values[key] = value  # type: ignore[assignment]
+            else:
+                values[key] = plain(value)
         if info:
             values.update(exception_fields(info))
         line: str = _encode_json(values)
@@ -216,57 +216,10 @@ class JsonLines:
             line = _encode_json(_as_text(values))
         return line.replace("\x7f", "\\u007f") if "\x7f" in line else line
 
-    def _simple(self, created_s: float, about: tuple[int, str, str], fields: Mapping[str, object]) -> str | None:
-        """Returns the line if no general rule is needed, at a third of the cost: an access line has a dozen fields.
-
-        Nothing is left out here: names that were seen, of no secret; short texts without surrogates, numbers.
-        """
-        opening = self._openings.get(about)
-        if opening is None or len(fields) > MAX_FIELDS:
-            self._open(about)
-            return None
-        names, parts = self._names, ['{"ts":"', self._time(created_s), opening]
-        for name, value in fields.items():
-            entry = names.get(name)
-            if entry is None or not entry[2]:
-                return None
-            kind = type(value)
-            if kind is str and len(value) <= MAX_VALUE:  # type: ignore[arg-type]
-                parts += entry[2], _quoted(value)  # type: ignore[arg-type]
-            elif kind is int:
-                parts += entry[2], str(value)
-            elif kind is float:
-                text = self._floats.get(value) or self._number(value)  # type: ignore[call-overload,arg-type]
-                parts += entry[2], text
-            else:
-                return None
-        parts.append("}")
-        line = "".join(parts)
-        return None if "\\ud" in line or "\x7f" in line else line
-
-    def _number(self, value: float) -> str:
-        """Returns a number's JSON; remembered, since durations are rounded to few digits, and digits are dear to find."""
-        text: str = _encode_json(plain(value))
-        if len(self._floats) >= _MAX_FLOATS:
-            self._floats.clear()
-        self._floats[value] = text
-        return text
-
-    def _open(self, about: tuple[int, str, str]) -> None:
-        """Remembers what stands between the time and the fields, as far as code has that many messages."""
-        level, logger, message = about
-        values = {"level": logging.getLevelName(level).lower(), "logger": logger, "message": _cut(message, MAX_MESSAGE)}
-        if _is_text(values):  # type: ignore[arg-type]
-            if len(self._openings) >= 4 * MAX_FIELDS:
-                self._openings.clear()
-            self._openings[about] = f'",{_encode_json(values)[1:-1]}'
-
-    def _name(self, name: object) -> tuple[str, bool, str]:
-        """Returns a name's entry; remembered, as far as code has that many names."""
+    def _name(self, name: object) -> tuple[str, bool]:
+        """Returns the key to write and whether the value is a secret; remembered, as far as code has that many names."""
         text = _cut(str(name))
-        key = f"{text}_" if text in _OWN_NAMES else text
-        secret = _is_secret(text)
-        entry = (key, secret, "" if secret or key != name else f",{_quoted(key)}:")
+        entry = (f"{text}_" if text in _OWN_NAMES else text, _is_secret(text))
         if len(self._names) < 4 * MAX_FIELDS and isinstance(name, str):
             self._names[name] = entry
         return entry

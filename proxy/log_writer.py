@@ -19,7 +19,7 @@ from proxy.units import KIB, MIB, MILLISECONDS
 
 CAPACITY = 10_000  # lines
 CAPACITY_CHARACTERS = 8 * MIB
-_BATCH_CHARACTERS = 64 * KIB  # written in one call; the size of a Linux pipe
+_BATCH_CHARACTERS = 256 * KIB  # written in one call: what the busiest gateway logs while the thread rests
 # After a write the thread rests: under load one wake-up serves many lines, instead of one hand-over of the interpreter
 # lock a line.
 _REST_S = 20 * MILLISECONDS
@@ -72,15 +72,12 @@ class LineWriter:
     def put(self, line: str) -> None:
         """Appends a line without its end, or counts it as dropped. Never waits for the stream. O(1)."""
         with self._lock:
-            if (
-                self._closed
-                or len(self._lines) >= self._capacity
-                or self._characters + len(line) > self._capacity_characters
-            ):
+            characters = self._characters + len(line)
+            if self._closed or characters > self._capacity_characters or len(self._lines) >= self._capacity:
                 self._dropped += 1
                 return
             self._lines.append(line)
-            self._characters += len(line)
+            self._characters = characters
         if not self._wake.is_set():
             self._wake.set()
 
@@ -127,17 +124,26 @@ class LineWriter:
 
     def _take(self) -> tuple[list[str], int]:
         """Returns what one write carries: the oldest lines, and how many dropped ones to report after them."""
-        lines: list[str] = []
         with self._lock:
-            size = 0
-            while self._lines and (not lines or size + len(self._lines[0]) <= _BATCH_CHARACTERS):
-                line = self._lines.popleft()
-                size += len(line)
-                lines.append(line)
-            self._characters -= size
+            if self._characters <= _BATCH_CHARACTERS:
+                lines = list(self._lines)
+                self._lines.clear()
+                self._characters = 0
+            else:
+                lines = self._take_some()
             # at the end of what waits, so that a queue that stays full is not filled with reports
             missing = 0 if self._lines else self._dropped - self._reported
         return lines, missing
+
+    def _take_some(self) -> list[str]:
+        """Returns as many of the oldest lines as one write carries, one at least. The lock is held."""
+        lines = [self._lines.popleft()]
+        size = len(lines[0])
+        while self._lines and size + len(self._lines[0]) <= _BATCH_CHARACTERS:
+            lines.append(self._lines.popleft())
+            size += len(lines[-1])
+        self._characters -= size
+        return lines
 
     def _write(self, lines: list[str], missing: int) -> None:
         reports = [self._report(missing)] if missing else []

@@ -16,8 +16,9 @@ from proxy.gateway.access import Peer
 from proxy.gateway.problem import Reply
 from proxy.gateway.settings import LogSettings
 from proxy.gateway.snapshot import RoutePlan, Snapshot
-from proxy.log import access_line, redact_query
+from proxy.log import access_line, redact_query, served_line
 from proxy.metrics import GatewayMetrics, RouteMetrics
+from proxy.served_lines import milliseconds
 
 CLIENT_LEFT = 499  # as nginx counts a client that closed before its answer was whole
 
@@ -156,16 +157,25 @@ class RequestRecord:
         metrics.request_body_bytes += self.request_octets
         metrics.response_body_bytes += self.response_octets
         if self._settings.access:
-            access_line(self._line(duration_s), self._refused_as)
+            self._log(duration_s)
 
-    def _line(self, duration_s: float) -> dict[str, object]:
+    def _log(self, duration_s: float) -> None:
+        target, plan = self.target, self.plan
+        shown = redact_query(target) if self._settings.redact_query else target.decode("latin-1")
+        if plan is not None and self.error is None and self.replay is None and self.problem is None:
+            route = plan.route
+            if served_line(self, duration_s, shown, (route.name, route.credential or "none")):
+                return
+        access_line(self._line(duration_s, shown), self._refused_as)
+
+    def _line(self, duration_s: float, target: str) -> dict[str, object]:
         line: dict[str, object] = {
             "request_id": self.request_id.decode("latin-1"),
             "client": self.peer,
             "method": self.method.decode("latin-1"),
-            "target": redact_query(self.target) if self._settings.redact_query else self.target.decode("latin-1"),
+            "target": target,
             "status": self.status,
-            "duration_ms": round(duration_s * 1000, 1),
+            "duration_ms": milliseconds(duration_s),
             "request_bytes": self.request_octets,
             "response_bytes": self.response_octets,
         }
@@ -174,11 +184,11 @@ class RequestRecord:
             line["credential"] = self.plan.route.credential or "none"
             line["tries"] = self.tries
         if self.sent_s is not None:
-            line["before_upstream_ms"] = round((self.sent_s - self.started_s) * 1000, 1)
+            line["before_upstream_ms"] = milliseconds(self.sent_s - self.started_s)
         if self.upstream_s is not None:
-            line["upstream_ms"] = round(self.upstream_s * 1000, 1)
+            line["upstream_ms"] = milliseconds(self.upstream_s)
         if self.first_byte_s is not None:
-            line["first_byte_ms"] = round(self.first_byte_s * 1000, 1)
+            line["first_byte_ms"] = milliseconds(self.first_byte_s)
         if self.replay is not None:
             line["replay"] = self.replay
         if self.error is not None:
