@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from proxy.transports import abort
+from proxy.transports import abort, send_last
 from proxy.units import KIB
 
 _LARGE = 16 * KIB  # octets from which on copying them costs more than waking somebody
@@ -43,9 +43,7 @@ class Turn:
 class GatheredTransport:
     """A transport of which small writes wait until the turn's end; whatever else is done to it comes behind them."""
 
-    __slots__ = (
-        "_closes", "_turn", "fit", "get_extra_info", "held", "inner", "is_closing", "pause_reading", "resume_reading", "set_protocol",
-    )  # fmt: skip
+    __slots__ = ("_closes", "_turn", "fit", "held", "inner", "is_closing")
 
     def __init__(self, transport: asyncio.Transport, turn: Turn, fit: Callable[[], bool] | None = None) -> None:
         """`fit` is asked just before what was held is written; if it is not, the transport is aborted by then."""
@@ -54,12 +52,7 @@ class GatheredTransport:
         self._turn = turn
         self._closes = False  # when what is held has been written
         self.held = b""  # octets that wait
-        # attributes, since each request asks several times
-        self.is_closing = transport.is_closing
-        self.get_extra_info = transport.get_extra_info
-        self.pause_reading = transport.pause_reading
-        self.resume_reading = transport.resume_reading
-        self.set_protocol = transport.set_protocol
+        self.is_closing = transport.is_closing  # an attribute, since each request asks several times
 
     def write(self, data: bytes) -> None:
         """Writes at the end of the turn, or at once what is large. What a closed handle does not take stays held."""
@@ -80,6 +73,8 @@ class GatheredTransport:
 
     def flush(self) -> None:
         """Writes what is held, as far as the handle is not closed; a close that waited for that comes behind."""
+        if self._closes and self.held and self.fit is None:
+            self.held = send_last(self.inner, self.held)
         if self.held and not self.is_closing() and (self.fit is None or self.fit()):
             try:  # not `suppress`, which costs as much as all else here
                 self.inner.write(self.held)
@@ -88,6 +83,22 @@ class GatheredTransport:
                 pass
         if self._closes:
             self.inner.close()
+
+    def get_extra_info(self, name: str) -> object:
+        """Returns what the transport tells of itself."""
+        return self.inner.get_extra_info(name)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Lets another protocol have what comes."""
+        self.inner.set_protocol(protocol)
+
+    def pause_reading(self) -> None:
+        """Stops reading. Raises RuntimeError for a closed handle, as uvloop does."""
+        self.inner.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Reads again. Raises likewise."""
+        self.inner.resume_reading()
 
     def get_write_buffer_size(self) -> int:
         """Returns how many octets were written that the system has not taken."""

@@ -13,6 +13,8 @@ from proxy.units import KIB
 
 _SALVAGE_READS = 8
 _SALVAGE_OCTETS = 64 * KIB  # each; as much as a TLS layer may have held back, and then some
+_TCP = {socket.AF_INET, socket.AF_INET6}
+_MORE = getattr(socket, "MSG_MORE", 0)  # Linux's
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, for 0 s
 
 
@@ -30,6 +32,32 @@ def reset(transport: asyncio.BaseTransport) -> None:
     with suppress(OSError, AttributeError, ValueError):  # of a socket that is closed already; the last is uvloop's
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
     abort(transport)
+
+
+def send_last(transport: asyncio.Transport, data: bytes) -> bytes:
+    """Sends the last octets and the end behind them, of TCP in one segment; returns what is still to be sent by the transport.
+
+    That is all of it under TLS, where something waits before it, and where the system takes nothing at once. Sent by
+    itself, the end would be a segment of its own, at most of what a connection for one request costs.
+    """
+    end = transport.get_extra_info("socket")
+    if end is None or transport.is_closing() or transport.get_write_buffer_size() or end.family not in _TCP:
+        return data
+    if transport.get_extra_info("sslcontext") is not None:
+        return data
+    try:
+        shared = socket.SocketType(end.family, socket.SOCK_STREAM, 0, end.fileno())
+    except OSError:
+        return data
+    try:
+        sent = shared.send(data, _MORE)
+    except OSError:  # a full buffer, or a peer that is gone: the transport finds out
+        sent = 0
+    if sent == len(data):
+        with suppress(OSError):  # of a peer that is gone
+            shared.shutdown(socket.SHUT_WR)
+    shared.detach()  # the descriptor stays the transport's
+    return data[sent:]
 
 
 def ended_cleanly(transport: asyncio.BaseTransport) -> bool:
