@@ -25,10 +25,11 @@ from proxy.gateway.incoming import MAX_EMPTY_LINES
 from proxy.gateway.lingering import HALF_CLOSED_S
 from proxy.gateway.link import MAX_AHEAD, ClientLink
 from proxy.gateway.opening import Opening
-from proxy.gateway.phase import AT_WORK, EXCHANGE, GONE, OPENING, READING, RETURNING, STORY
+from proxy.gateway.phase import AT_WORK, EXCHANGE, GONE, OPENING, READING, RETURNING, STORY, Phase
 from proxy.gateway.record import ClientGone, RequestRecord
 from proxy.gateway.relay import ClientStream
 from proxy.gateway.snapshot import Snapshot
+from proxy.gateway.story import Story
 from proxy.http1.fields import persists
 from proxy.http1.framing import request_framing
 from proxy.http1.wire import RequestHead, find_head_end, parse_request_head
@@ -48,17 +49,17 @@ class DirectConnection(ClientLink):
     """One client connection whose requests have been plain so far."""
 
     __slots__ = (
-        "_ahead", "_begun_s", "_client", "_empty", "_exchange", "_half_closed", "_head", "_opening", "_phase", "_quiet_s", "_record", "_secure", "_server",
-        "_snapshot", "_stays", "_task", "_visitor", "_waited_s", "active",
+        "_ahead", "_begun_s", "_empty", "_exchange", "_half_closed", "_head", "_opening", "_phase", "_quiet_s", "_record", "_secure", "_server",
+        "_snapshot", "_stays", "_story", "_visitor", "_waited_s", "active",
     )  # fmt: skip
 
     def __init__(self, server: DirectServer, transport: asyncio.Transport, place: Place) -> None:
         super().__init__(transport, place, server.turn, server.loop)
         self._server = server
-        self._secure = transport.get_extra_info("sslcontext") is not None
+        self._secure = place.wire is not transport  # TLS is between them
         self._phase = READING
         self._exchange = DirectExchange(server.handler, self)
-        self._opening = Opening(self, self._exchange, tasks=server.tasks, now=server.now)
+        self._opening: Opening | None = None  # made by the first request that finds no connection idle
         self._snapshot: Snapshot | None = None
         self._visitor: Visitor
         self._ahead = bytearray()  # what has come before its turn: a part of a head, or pipelined requests
@@ -68,8 +69,7 @@ class DirectConnection(ClientLink):
         self._head: RequestHead
         self._record: RequestRecord
         self._stays = True  # the connection may serve another request
-        self._task: asyncio.Task[None] | None = None  # while the request is in the handler's hands
-        self._client: ClientStream | None = None  # likewise
+        self._story: Story | None = None  # while the request is in the handler's hands
         # for `look`; counted by it alone, so that a request reads no clock for it
         self.active = True  # something happened since the last look
         self._quiet_s = 0.0  # since something happened
@@ -175,23 +175,23 @@ class DirectConnection(ClientLink):
             return
         if decision.__class__ is Forward and not decision.admitted.binds_connection:
             self._exchange.begin(decision, record, stays=self._stays)
-            upstream = decision.admitted.plan.pool.take_idle()
-            if upstream is not None:
-                self._phase = EXCHANGE
-                self._exchange.start(upstream, body)
-            else:
-                self._phase = OPENING
-                self._queue += body
-                self._opening.begin(decision)
+            self.dispatch(decision, body, decision.admitted.plan.pool.take_idle(asked_later=True))
         else:
             self._queue += body
             self.go_on(Begun(decision))
 
-    def opened(self, upstream: UpstreamConnection) -> None:
-        """Sends the request that has waited for its connection."""
-        self._phase = EXCHANGE
+    def dispatch(self, forward: Forward, body: bytes, upstream: UpstreamConnection | None) -> None:
+        """Sends the request, with what has come of its body: on this connection, or when it has got one."""
         self.active = True  # the upstream's time begins
-        self._exchange.start(upstream, self.read_nowait())
+        if upstream is not None:
+            self._phase = EXCHANGE
+            self._exchange.start(upstream, body)
+            return
+        self._phase = OPENING
+        self._queue += body
+        if self._opening is None:
+            self._opening = Opening(self, self._exchange, tasks=self._server.tasks, now=self._server.now)
+        self._opening.begin(forward)
 
     def _read_body(self, data: bytes) -> None:
         """Passes octets of the request's body on, or keeps them for the handler."""
@@ -273,41 +273,31 @@ class DirectConnection(ClientLink):
         self._phase = GONE
         self.transport = None
         self._server.connections.discard(self)
-        del self._exchange, self._opening
+        self._forget()
 
     # ---- a request in the handler's hands
 
     def go_on(self, begun: Begun | Exception) -> None:
         """Leaves the request to the handler, from where it stands, or with a fault of ours to tell of."""
         if self._phase is OPENING:
-            self._opening.end()
+            self._stop_opening()
         self._phase = STORY
-        client = self._client = ClientStream(self._head, self, self._server.limits, keep_alive=self._stays)
-        self._task = self._server.tasks.start(self._told(client, begun), name="request")
+        client = ClientStream(self._head, self, self._server.limits, keep_alive=self._stays)
+        self._story = Story(self._server, client, begun, record=self._record, so_far=self._exchange, over=self._told)
         if self._left:
             self.resume_client()  # an upstream that took nothing may have paused it
 
-    async def _told(self, client: ClientStream, begun: Begun | Exception) -> None:
-        handler, task = self._server.handler, asyncio.current_task()
-        assert task is not None
-        handler.traffic.begin(task)  # the handler counts it from here on
-        handler.traffic.end(self._exchange)
-        try:
-            if isinstance(begun, Begun):
-                await handler.go_on(client, self._record, begun)
-            else:
-                await handler.tell_of(client, self._record, begun)
-        finally:
-            self._task = self._client = None
-            if self._phase is STORY:
-                self.ended(stays=client.keep_alive and client.started and self.body_complete)
-            elif self.transport is None:
-                del self._exchange, self._opening
+    def _told(self, stays: bool) -> None:  # noqa: FBT001
+        self._story = None
+        if self._phase is STORY:
+            self.ended(stays=stays and self.body_complete)
+        elif self.transport is None:
+            self._forget()
 
     def cancel(self) -> None:
-        """Ends the task under way: after its first step, since without one nothing of it would be undone."""
-        if self._task is not None:
-            self._loop.call_soon(self._task.cancel)
+        """Ends what the handler does."""
+        if self._story is not None:
+            self._story.cancel()
 
     # ---- the connection's end, and what holds it up
 
@@ -322,7 +312,7 @@ class DirectConnection(ClientLink):
 
     def _presume_gone(self, record: RequestRecord) -> None:
         """Ends a request of a client of which nothing was heard since it half-closed, unless it is being answered."""
-        answer = self._exchange if self._phase in {OPENING, EXCHANGE} else self._client
+        answer = self._exchange if self._phase in {OPENING, EXCHANGE} else self._story
         if record is self._record and answer is not None and not answer.started and self.transport is not None:
             self._out.abort()
 
@@ -331,15 +321,18 @@ class DirectConnection(ClientLink):
         phase, self._phase = self._phase, GONE
         self.transport = None
         self._server.connections.discard(self)
-        if phase is OPENING:
-            self._opening.end()
-        if phase in {OPENING, EXCHANGE}:
-            self._exchange.lost(ClientGone())
-        self.cancel()
-        self._wake_all()
+        self._give_up_request(phase, ClientGone())
         self._place.leave()
-        if self._task is None:  # they know this object: together they would wait for the garbage collector
-            del self._exchange, self._opening
+        if self._story is None:
+            self._forget()
+        else:
+            self._story.cancel()
+            self._wake_all()
+
+    def _forget(self) -> None:
+        """Lets go of who knows this object: together they would wait for the garbage collector."""
+        del self._exchange
+        self._opening = None
 
     def pause_writing(self) -> None:
         """Holds the upstream back, whose answer the client does not take."""
@@ -386,15 +379,22 @@ class DirectConnection(ClientLink):
         elif phase is READING and self._ahead:
             if age_s >= limits.head_timeout_s:
                 self.refuse(Refusal(Problem.REQUEST_TIMEOUT))
-        elif phase is READING and self._snapshot is None:  # opened in advance and not used yet
-            if age_s >= limits.head_timeout_s:
+        elif phase is READING:
+            unused = self._snapshot is None  # opened in advance
+            if age_s >= limits.head_timeout_s if unused else self._quiet_s >= limits.keepalive_timeout_s:
                 self.close()
-        elif phase is READING and self._quiet_s >= limits.keepalive_timeout_s:
-            self.close()
 
     def _give_up(self, detail: str) -> None:
-        if self._phase is OPENING:
-            self._opening.end()
-        if self._phase in {OPENING, EXCHANGE}:
-            self._exchange.lost(ClientGone(detail))
+        self._give_up_request(self._phase, ClientGone(detail))
         self.cut()
+
+    def _give_up_request(self, phase: Phase, gone: ClientGone) -> None:
+        """Ends the request that is under way by callbacks, if there is one."""
+        if phase is OPENING:
+            self._stop_opening()
+        if phase is EXCHANGE or phase is OPENING:
+            self._exchange.lost(gone)
+
+    def _stop_opening(self) -> None:
+        assert self._opening is not None
+        self._opening.end()

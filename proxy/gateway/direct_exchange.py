@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from proxy.clock import http_date
-from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Side
+from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Retry, Side
 from proxy.gateway import answer, relay, rewrite
 from proxy.gateway.begun import Answer, Begun
 from proxy.gateway.decide import Decision, Forward, NeedToken
@@ -59,6 +59,9 @@ class Client(Protocol):
     def ended(self, *, stays: bool) -> None:
         """The answer is whole; the next request may come, if the connection stays."""
 
+    def dispatch(self, forward: Forward, body: bytes, upstream: UpstreamConnection | None) -> None:
+        """Sends the request, with what has come of its body: on this connection, or when it has got one."""
+
     def go_on(self, begun: Begun | Exception) -> None:
         """The handler serves the rest, or tells of a fault of ours."""
 
@@ -74,7 +77,7 @@ class DirectExchange:
 
     __slots__ = (
         "_behind", "_chunked", "_client", "_forward", "_handed_on", "_handler", "_head_out", "_lagged_s", "_octets_out",
-        "_pieces", "_record", "_stays", "_upstream", "started",
+        "_pieces", "_record", "_sent_again", "_stays", "_upstream", "started",
     )  # fmt: skip
 
     def __init__(self, handler: Handler, client: Client) -> None:
@@ -86,6 +89,7 @@ class DirectExchange:
         self._stays = True  # the client's connection may serve another request
         self._pieces: list[bytes] | None = None  # of the request's body, while it is held as a whole
         self._handed_on = False  # to the handler
+        self._sent_again = False  # since its first connection had closed before anything was sent
         self._chunked = False  # the answer is
         self._head_out = b""  # the answer's head, until its first octets can go with it
         self._octets_out = 0
@@ -101,7 +105,7 @@ class DirectExchange:
         self._pieces = []
         self._octets_out = self._behind = 0
         self._lagged_s = 0.0
-        self._handed_on = self.started = False
+        self._handed_on = self._sent_again = self.started = False
         plan = forward.admitted.plan
         record.routed(plan)
         plan.retry_budget.earn()
@@ -119,7 +123,7 @@ class DirectExchange:
         try:
             upstream.start(head, method=forward.admitted.head.method, sink=self, body_expected=client.body_left > 0)
         except GatewayError as error:
-            self._go_on(failure=error)
+            self.on_error(error)
         else:
             if client.unwritable:  # it has not taken its last answer yet
                 self._behind = client.untaken()
@@ -211,15 +215,24 @@ class DirectExchange:
         pool.release(upstream)  # the last thing done here: another's request may begin on it
 
     def on_error(self, error: GatewayError) -> None:
-        """Goes on in the handler, while the client can still be told."""
-        self._upstream = None
+        """Goes on on another connection or in the handler, while the client can still be told."""
+        upstream, self._upstream = self._upstream, None
         self._head_out = b""
         if self.started:
             self._record.failed(error)
             self._finish()
             self._client.cut()
+        elif error.retry is Retry.NOTHING_SENT and upstream is not None and upstream.reused and self._may_go_again():
+            body, self._pieces = b"".join(self._pieces or ()), []
+            self._record.unsent()
+            self._client.dispatch(self._forward, body, self._forward.admitted.plan.pool.take_idle())
         else:
             self._go_on(failure=error)
+
+    def _may_go_again(self) -> bool:
+        """Tells whether it may go on another connection, since its kept one had closed before: once, if all is held."""
+        before, self._sent_again = self._sent_again, True
+        return not before and self._pieces is not None
 
     def on_unwritable(self) -> None:
         """Holds the client back, whose body the upstream does not take."""

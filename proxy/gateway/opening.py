@@ -20,8 +20,11 @@ from proxy.upstream.connection import UpstreamConnection
 class Client(Protocol):
     """The client's connection, as its opening uses it."""
 
-    def opened(self, upstream: UpstreamConnection) -> None:
-        """Sends the request: here is its connection."""
+    def read_nowait(self) -> bytes:
+        """Returns what has come of the request's body."""
+
+    def dispatch(self, forward: Forward, body: bytes, upstream: UpstreamConnection | None) -> None:
+        """Sends the request, with what has come of its body: on this connection, or when it has got one."""
 
 
 class Opening:
@@ -58,7 +61,7 @@ class Opening:
         if token is not None and not token.usable(self._now()):
             self._exchange.expired()
             return False
-        self._client.opened(connection)
+        self._client.dispatch(self._forward, self._client.read_nowait(), connection)
         return True
 
     def may_open(self) -> bool:

@@ -103,6 +103,11 @@ class RequestRecord:
         self.tries += 1
         self.sent_s = self._clock.now()
 
+    def unsent(self) -> None:
+        """Takes back that a try went: nothing of it was sent, and it goes on another connection."""
+        self.tries -= 1
+        self.request_octets = 0
+
     def answered(self) -> float:
         """Notes that the upstream's response head is there; returns when, on the clock."""
         now_s = self._clock.now()

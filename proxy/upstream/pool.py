@@ -94,16 +94,17 @@ class Pool:
         idle = len(self._idle)
         return PoolCounts(self._connecting, idle, len(self._connections) - idle)
 
-    def take_idle(self) -> UpstreamConnection | None:
+    def take_idle(self, *, asked_later: bool = False) -> UpstreamConnection | None:
         """Returns the newest idle connection that is fit for use, None if there is none. O(1), no await.
 
-        Nobody overtakes those who wait: while there are any, nothing is idle.
+        Whether it is, it is asked itself, but by who will be told by it just before the request is written. Nobody
+        overtakes those who wait: while there are any, nothing is idle.
         """
         while self._idle:
             connection, since_s = self._idle.popitem()
             if self._clock.now() - since_s >= self._limits.idle_timeout_s:
                 connection.close()
-            elif connection.quiet():
+            elif asked_later or connection.quiet():
                 return connection
             else:
                 connection.abort()

@@ -12,6 +12,7 @@ TOKENS = "tests/threats/test_tokens.py::"
 REFUSALS = "tests/gateway/test_refusals.py::test_refused"
 TUNNEL = "tests/gateway/test_tunnel.py::"
 BROKEN = "tests/gateway/test_broken_ends.py::"
+STALE = "tests/gateway/test_stale_connections.py::test_it_closes_in_the_moment_of_a_request"
 REPEATED = "tests/gateway/test_repeated.py::"
 
 MUTATIONS = (
@@ -633,15 +634,15 @@ MUTATIONS = (
     ),
     Mutation(
         "a client that leaves gives back what its request holds",
-        "proxy/gateway/direct.py",
-        "            self._loop.call_soon(self._task.cancel)",
-        "            self._task.cancel()",
+        "proxy/gateway/story.py",
+        "        self._task.get_loop().call_soon(self._task.cancel)",
+        "        self._task.cancel()",
         (BROKEN + "test_a_client_that_is_reset_as_its_request_fails",),
     ),
     Mutation(
         "a client that leaves leaves the queue for a connection",
         "proxy/gateway/direct.py",
-        "        if phase is OPENING:\n            self._opening.end()\n",
+        "        if phase is OPENING:\n            self._stop_opening()\n",
         "",
         ("tests/gateway/test_waiting.py::test_clients_that_leave_while_they_wait",),
     ),
@@ -651,6 +652,41 @@ MUTATIONS = (
         "if wish[1] or not connection.quiet():",
         "if wish[1]:",
         ("tests/upstream/test_waiters.py::test_a_connection_on_which_something_waits_to_be_read",),
+    ),
+    Mutation(
+        "a request whose kept connection has closed goes on another",
+        "proxy/gateway/direct_exchange.py",
+        "        return not before and self._pieces is not None",
+        "        return False",
+        (STALE,),
+    ),
+    Mutation(
+        "what of a request's body went nowhere is sent again",
+        "proxy/gateway/direct_exchange.py",
+        'body, self._pieces = b"".join(self._pieces or ()), []',
+        'body, self._pieces = b"", []',
+        (STALE,),
+    ),
+    Mutation(
+        "a request that went nowhere was no try",
+        "proxy/gateway/record.py",
+        "        self.tries -= 1",
+        "        self.tries -= 0",
+        (STALE,),
+    ),
+    Mutation(
+        "the last octets are sent once",
+        "proxy/transports.py",
+        "    return data[sent:]",
+        "    return data",
+        ("tests/test_transports.py::test_the_last_octets_go_with_the_end",),
+    ),
+    Mutation(
+        "the last octets come behind what waits",
+        "proxy/transports.py",
+        " or transport.get_write_buffer_size() or end.family",
+        " or end.family",
+        ("tests/test_transports.py::test_behind_what_waits",),
     ),
     Mutation(
         "only what is taken keeps an answer going",
