@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from proxy.units import KIB
@@ -58,6 +59,13 @@ def send_last(transport: asyncio.Transport, data: bytes) -> bytes:
             shared.shutdown(socket.SHUT_WR)
     shared.detach()  # the descriptor stays the transport's
     return data[sent:]
+
+
+def arrivals(connected: socket.socket) -> Callable[[float], list[tuple[int, int]]]:
+    """Returns a function that tells what has arrived on a socket and was not read, an end included, within so many ms."""
+    poll = select.poll()
+    poll.register(connected, select.POLLIN)
+    return poll.poll
 
 
 def ended_cleanly(transport: asyncio.BaseTransport) -> bool:

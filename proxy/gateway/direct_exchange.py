@@ -6,19 +6,20 @@ request takes, and leaves all others to the handler, with what has happened so f
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from proxy.clock import http_date
 from proxy.errors import ErrorType, GatewayError, Problem, Refusal, Retry, Side
 from proxy.gateway import answer, relay, rewrite
 from proxy.gateway.begun import Answer, Begun
+from proxy.gateway.client import Client
 from proxy.gateway.decide import Decision, Forward, NeedToken
 from proxy.gateway.handler import Handler
 from proxy.gateway.record import ClientGone, RequestRecord
 from proxy.gateway.settings import Limits
 from proxy.http1.framing import LAST_CHUNK, BodyKind, Framing, encode_chunk
 from proxy.http1.wire import ResponseHead
+from proxy.splicing import LEAST, Splice, splice
 from proxy.units import KIB
+from proxy.upstream import failures
 from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.exchange import Exchange
 
@@ -26,58 +27,12 @@ _HTTP_11 = (1, 1)
 _ONE_WRITE = 16 * KIB  # octets of a body up to which copying costs less than writing twice
 
 
-class Client(Protocol):
-    """The client's connection, as the exchange uses it."""
-
-    active: bool
-    """Something happened since the last look."""
-
-    @property
-    def unwritable(self) -> bool:
-        """It does not take what was written."""
-
-    @property
-    def body_left(self) -> int:
-        """Octets of the request's body that have not come."""
-
-    @property
-    def body_complete(self) -> bool:
-        """All of the request's body has come, and was sent."""
-
-    def untaken(self) -> int:
-        """Returns how many octets were written that the client's side has not taken yet, the system's included."""
-
-    def send(self, data: bytes) -> None:
-        """Writes octets, as far as the client is still there."""
-
-    def pause_client(self) -> None:
-        """Stops reading. Idempotent."""
-
-    def resume_client(self) -> None:
-        """Reads again. Idempotent."""
-
-    def ended(self, *, stays: bool) -> None:
-        """The answer is whole; the next request may come, if the connection stays."""
-
-    def dispatch(self, forward: Forward, body: bytes, upstream: UpstreamConnection | None) -> None:
-        """Sends the request, with what has come of its body: on this connection, or when it has got one."""
-
-    def go_on(self, begun: Begun | Exception) -> None:
-        """The handler serves the rest, or tells of a fault of ours."""
-
-    def cancel(self) -> None:
-        """Ends what the handler does."""
-
-    def cut(self) -> None:
-        """Closes at once, so that the client sees that its answer is not whole."""
-
-
 class DirectExchange:
-    """The exchange under way, if there is one. A ``Sink``."""
+    """The exchange under way, if there is one. A ``Sink``, and the ``Party`` of what is spliced."""
 
     __slots__ = (
         "_behind", "_chunked", "_client", "_forward", "_handed_on", "_handler", "_head_out", "_lagged_s", "_octets_out",
-        "_pieces", "_record", "_sent_again", "_stays", "_upstream", "started",
+        "_pieces", "_record", "_sent_again", "_splice", "_stays", "_upstream", "started",
     )  # fmt: skip
 
     def __init__(self, handler: Handler, client: Client) -> None:
@@ -93,6 +48,7 @@ class DirectExchange:
         self._chunked = False  # the answer is
         self._head_out = b""  # the answer's head, until its first octets can go with it
         self._octets_out = 0
+        self._splice: Splice | None = None  # of the rest of the answer
         self._behind = 0  # octets of earlier answers that the client had not taken when this request was sent
         self._lagged_s = 0.0  # that the client was waited for to take its answers
         self.started = False  # the answer has begun
@@ -200,6 +156,8 @@ class DirectExchange:
             else:
                 data = head + data
         client.send(data)
+        if len(data) > _ONE_WRITE:  # they come faster than they are taken: more will be there already
+            self._splice_rest()
 
     def on_end(self) -> None:
         """Ends the answer; the client's connection goes on to its next request."""
@@ -217,6 +175,7 @@ class DirectExchange:
     def on_error(self, error: GatewayError) -> None:
         """Goes on on another connection or in the handler, while the client can still be told."""
         upstream, self._upstream = self._upstream, None
+        self._stop_splice()
         self._head_out = b""
         if self.started:
             self._record.failed(error)
@@ -243,6 +202,57 @@ class DirectExchange:
         self._client.active = True
         self._client.resume_client()
 
+    # ---- the rest of a long answer, spliced: the party's calls
+
+    def _splice_rest(self) -> None:
+        target, upstream = self._client.bare_socket(), self._upstream
+        if target is None or upstream is None or not Splice.available():
+            return
+        lent = upstream.lend(LEAST)
+        if lent is not None:
+            source, octets = lent
+            self._splice = splice(source, target, octets, self)
+            if self._splice is None:
+                upstream.take_back(octets)
+
+    def on_moved(self, octets: int) -> None:
+        """Counts octets of the answer."""
+        self._client.active = True
+        self._octets_out += octets
+
+    def on_stalled(self) -> None:
+        """Waits for the client."""
+        self._client.pause_writing()
+
+    def on_flowing(self) -> None:
+        """Waits for it no more."""
+        self._client.resume_writing()
+
+    def on_spliced(self) -> None:
+        """Ends the answer."""
+        self._take_back(0)
+
+    def on_refused(self, left: int) -> None:
+        """Passes the rest on as usual."""
+        self._take_back(left)
+
+    def on_source_lost(self, cause: OSError | None) -> None:
+        """Fails within the answer."""
+        self._splice = None
+        assert self._upstream is not None
+        self._upstream.fail(failures.cut(cause))
+
+    def on_target_lost(self) -> None:
+        """Ends it, since the client has left."""
+        self._splice = None
+        self.lost(ClientGone())
+        self._client.cut()
+
+    def _take_back(self, left: int) -> None:
+        self._splice = None
+        assert self._upstream is not None
+        self._upstream.take_back(left)
+
     # ---- what holds it up, and what ends it
 
     def pause(self) -> None:
@@ -252,7 +262,7 @@ class DirectExchange:
 
     def resume(self) -> None:
         """Lets the upstream go on."""
-        if self._upstream is not None:
+        if self._upstream is not None and self._splice is None:
             self._upstream.resume_reading()
 
     def lost(self, gone: ClientGone) -> None:
@@ -320,8 +330,14 @@ class DirectExchange:
 
     def _give_up_upstream(self) -> None:
         upstream, self._upstream = self._upstream, None
+        self._stop_splice()
         if upstream is not None:
             upstream.abort()
+
+    def _stop_splice(self) -> None:
+        if self._splice is not None:
+            self._splice.close()
+            self._splice = None
 
     def _finish(self) -> None:
         """Counts and logs the request."""

@@ -6,7 +6,9 @@ What is done with the octets is for who derives from it to say.
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
+from typing import cast
 
 from proxy.gateway.access import Peer
 from proxy.gateway.admission import Place
@@ -92,6 +94,14 @@ class ClientLink(asyncio.Protocol):
     def untaken(self) -> int:
         """Returns how many octets were written that the client's side has not taken yet, the system's included."""
         return len(self._out.held) + self._place.untaken(self.transport)
+
+    def bare_socket(self) -> socket.socket | None:
+        """Returns the socket, if what is written goes out as it is, and nothing waits for that."""
+        transport = self.transport
+        if transport is None or self._unwritable or self._out.is_closing() or self._out.get_write_buffer_size():
+            return None
+        under_tls = transport.get_extra_info("sslcontext") is not None
+        return None if under_tls else cast("socket.socket", transport.get_extra_info("socket"))
 
     def takes_nothing(self, passed_s: float, idle_s: float) -> bool:
         """Tells whether the client has taken nothing for so long, 0 = as long as it likes; to be asked at each look."""

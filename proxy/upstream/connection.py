@@ -11,11 +11,9 @@ Source: RFC 9112 §6 (framing), §9 (connections); RFC 9110 §7.8, §15.2 (inter
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
 import ssl
 from contextlib import suppress
-from enum import Enum
 from typing import cast
 
 from proxy.errors import ErrorType, GatewayError
@@ -23,26 +21,13 @@ from proxy.gathering import GatheredTransport, Turn
 from proxy.http1 import switching
 from proxy.http1.framing import BodyKind, ChunkedDecoder, Framing
 from proxy.http1.wire import ResponseHead, find_head_end, parse_response_head
-from proxy.transports import ended_cleanly, remains
+from proxy.transports import arrivals, ended_cleanly, remains
 from proxy.upstream import failures
 from proxy.upstream.persistence import course
 from proxy.upstream.sink import Owner, Sink
+from proxy.upstream.state import CHUNKED, CLOSED, HEAD, IDLE, LENGTH, LENT, SWITCHED, UNTIL_CLOSE
 
 _MAX_INTERIM = 16  # responses before the final one; Go's client had 5, some servers send one 102 every few seconds
-
-
-class _State(Enum):
-    IDLE = "no exchange"
-    HEAD = "a request was sent, the final response's head has not come"
-    LENGTH = "in a body of known length"
-    CHUNKED = "in a chunked body"
-    UNTIL_CLOSE = "in a body that ends with the connection"
-    SWITCHED = "another protocol is spoken, by whom it was given away to"
-    CLOSED = "no use any more"
-
-
-# at module level, since an Enum's attribute costs more than the comparison it is for
-_IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _SWITCHED, _CLOSED = _State
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -74,7 +59,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._max_head_octets = max_head_octets
         self._max_fields = max_fields
         self._transport: GatheredTransport
-        self._state = _IDLE
+        self._state = IDLE
         self._sink: Sink | None = None
         self._method = b""
         self._upgrade = b""  # what the request asked to switch to
@@ -87,32 +72,27 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep = False  # the response leaves the connection open
         self._left = 0  # octets to come, in a body of known length
         self._decoder: ChunkedDecoder
-        poll = select.poll()
-        poll.register(connected, select.POLLIN)
-        self._poll = poll.poll
+        self._poll = arrivals(connected)
 
     # ---- the exchange, from the side of whoever sends the request
 
     @property
     def closed(self) -> bool:
         """Tells whether the connection can serve no more."""
-        return self._state is _CLOSED
+        return self._state is CLOSED
 
     @property
     def reusable(self) -> bool:
         """Tells whether another exchange may follow: none is under way and the last one left no doubt."""
-        return self._state is _IDLE
+        return self._state is IDLE
 
     def quiet(self) -> bool:
-        """Tells whether an idle connection is fit for use at this very moment. One system call.
-
-        What has arrived was asked for by nobody, an end included; after the next request it would pass for an answer.
-        """
-        return self._state is _IDLE and not self._transport.is_closing() and not self._poll(0)
+        """Tells whether an idle connection is fit for use at this very moment: nothing has come unasked. One system call."""
+        return self._state is IDLE and not self._transport.is_closing() and not self._poll(0)
 
     def _still_quiet(self) -> bool:
         """Tells likewise, just before a held head is written. A fresh connection may hold TLS's session tickets."""
-        if self._state is _HEAD and self.reused and self._poll(0):
+        if self._state is HEAD and self.reused and self._poll(0):
             self.fail(failures.not_sent())
             return False
         return True
@@ -123,8 +103,8 @@ class UpstreamConnection(asyncio.Protocol):
         With `body_expected`, more follows by `write` until `end_body`. Raises GatewayError(CONNECTION_TERMINATED,
         retry=NOTHING_SENT) if the connection was closed since it was acquired.
         """
-        assert self._state is _IDLE or self._state is _CLOSED, "one exchange at a time"
-        if self._state is _CLOSED or self._transport.is_closing():
+        assert self._state is IDLE or self._state is CLOSED, "one exchange at a time"
+        if self._state is CLOSED or self._transport.is_closing():
             self.abort()
             raise failures.not_sent()
         self._sink = sink
@@ -133,7 +113,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._body_open = body_expected
         self._heard = False
         self._interim = 0
-        self._state = _HEAD
+        self._state = HEAD
         self._transport.write(head)
 
     def hand_to(self, sink: Sink) -> bool:
@@ -144,7 +124,7 @@ class UpstreamConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Sends octets of the request body. Ignored once the exchange is over: they must not begin the next one."""
         self._transport.flush()  # which may find that it is over
-        if self._body_open and self._state is not _CLOSED:
+        if self._body_open and self._state is not CLOSED:
             try:
                 self._transport.write_now(data)
             except RuntimeError as error:  # uvloop: "the handler is closed" (uvloop#68, #506)
@@ -156,7 +136,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Stops reading, since the sink cannot take more. Idempotent."""
-        if not self._paused and self._state is not _CLOSED:
+        if not self._paused and self._state is not CLOSED:
             self._paused = True
             with suppress(RuntimeError):  # as in `write`
                 self._transport.pause_reading()
@@ -165,9 +145,29 @@ class UpstreamConnection(asyncio.Protocol):
         """Reads again. Idempotent."""
         if self._paused:
             self._paused = False
-            if self._state is not _CLOSED and not self._transport.is_closing():
+            if self._state is not CLOSED and not self._transport.is_closing():
                 with suppress(RuntimeError):
                     self._transport.resume_reading()
+
+    def lend(self, least: int) -> tuple[socket.socket, int] | None:
+        """Lets the caller read so many octets, the rest of a body, off the socket until `take_back` or `fail`.
+
+        None if there are less than `least`, or not known how many, or under TLS.
+        """
+        if self._state is not LENGTH or self._left < least or self.opened_with is not None:
+            return None
+        self.pause_reading()
+        self._state = LENT
+        return self._socket, self._left
+
+    def take_back(self, left: int) -> None:
+        """Reads on where the caller has stopped: so many octets of the body are still to come."""
+        assert self._state is LENT
+        self._state, self._left = LENGTH, left
+        if left:
+            self.resume_reading()
+        else:
+            self._end()
 
     def abort(self) -> None:
         """Closes the connection at once, whatever is under way; the sink hears nothing. Idempotent.
@@ -180,7 +180,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Closes a connection without an exchange, under TLS with a goodbye; `abort` otherwise."""
-        self._shut(at_once=self._state is not _IDLE)
+        self._shut(at_once=self._state is not IDLE)
 
     def fail(self, error: GatewayError) -> None:
         """Closes the connection at once; the sink of the exchange under way, if any, gets `error`."""
@@ -194,7 +194,7 @@ class UpstreamConnection(asyncio.Protocol):
 
         Nothing is read until it is resumed. Whoever has it calls `connection_lost` at its end.
         """
-        assert self._state is _SWITCHED, "a 101 came"
+        assert self._state is SWITCHED, "a 101 came"
         self._sink = None
         self._transport.set_protocol(protocol)
         return self._transport.released(), bytes(self._buffer), self._socket
@@ -208,30 +208,30 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Reads on in the response."""
         state = self._state
-        if state is _HEAD and not self._transport.held:
+        if state is HEAD and not self._transport.held:
             self._read_head(data)
-        elif state is _LENGTH:
+        elif state is LENGTH:
             self._read_length(data)
-        elif state is _CHUNKED:
+        elif state is CHUNKED:
             self._read_chunks(data)
-        elif state is _UNTIL_CLOSE:
+        elif state is UNTIL_CLOSE:
             assert self._sink is not None
             self._sink.on_data(data)
-        elif state is _SWITCHED:  # TLS may hand out some more after a pause
+        elif state is SWITCHED:  # TLS may hand out some more after a pause
             self._buffer = bytes(self._buffer) + data
-        elif state is not _CLOSED:  # idle, or its request waits to be sent: asked for by nobody, so for nobody
+        elif state is not CLOSED:  # idle, or its request waits to be sent: asked for by nobody, so for nobody
             self.fail(failures.not_sent())
 
     def eof_received(self) -> None:
         """Ends what may end here: an idle connection, or a body that lasts until now."""
-        if self._state is _UNTIL_CLOSE and ended_cleanly(self._transport.inner):
+        if self._state is UNTIL_CLOSE and ended_cleanly(self._transport.inner):
             self._end()
         else:
             self._lost(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Delivers what had arrived before the loss, then tells whether that was all."""
-        if self._state is not _CLOSED:
+        if self._state is not CLOSED:
             self._salvage()
             self._lost(exc)
         self._sink = self._transport.fit = None  # the latter leads back here
@@ -286,7 +286,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._switched(head, rest=buffer)
                 return
             self._interim_head(head)
-            if self._state is not _HEAD:
+            if self._state is not HEAD:
                 return
         self._buffer = b""
         self._begin_body(head, framing, rest=buffer)
@@ -305,7 +305,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.fail(failures.malformed("switched protocols unasked"))
             return
         assert self._sink is not None
-        self._state = _SWITCHED
+        self._state = SWITCHED
         self._buffer = rest
         self.pause_reading()
         self._sink.on_head(head, Framing(BodyKind.UNTIL_CLOSE))
@@ -316,16 +316,16 @@ class UpstreamConnection(asyncio.Protocol):
         kind = framing.kind
         if kind is BodyKind.CHUNKED:
             self._decoder = ChunkedDecoder()
-            self._state = _CHUNKED
+            self._state = CHUNKED
         elif kind is BodyKind.UNTIL_CLOSE:
             self._keep = False
-            self._state = _UNTIL_CLOSE
+            self._state = UNTIL_CLOSE
         else:
             self._left = framing.length  # 0 where there is no body
-            self._state = _LENGTH
+            self._state = LENGTH
         self.followed = bool(rest)
         sink.on_head(head, framing)
-        if self._state is _LENGTH and self._left == 0:
+        if self._state is LENGTH and self._left == 0:
             self._end(extra=bool(rest))
         elif rest:
             self.data_received(rest)
@@ -338,7 +338,7 @@ class UpstreamConnection(asyncio.Protocol):
             sink.on_data(data)
             return
         sink.on_data(data[:left] if left else data)
-        if self._state is _LENGTH:  # the sink may have aborted
+        if self._state is LENGTH:  # the sink may have aborted
             self._end(extra=left < 0)
 
     def _read_chunks(self, data: bytes) -> None:
@@ -351,7 +351,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if pieces:
             self._sink.on_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        if decoder.done and self._state is _CHUNKED:
+        if decoder.done and self._state is CHUNKED:
             self._end(extra=decoder.beyond > 0)
 
     def _end(self, *, extra: bool = False) -> None:
@@ -364,7 +364,7 @@ class UpstreamConnection(asyncio.Protocol):
         if extra or unsent:
             self._shut(at_once=True)
         elif self._keep and not self._transport.is_closing():
-            self._state = _IDLE
+            self._state = IDLE
             self.resume_reading()  # what is paused here would never be heard closing
         else:
             self._shut(at_once=False)
@@ -374,27 +374,27 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _lost(self, cause: Exception | None) -> None:
         """Fails the exchange under way, if any: the connection is at its end, and the response is not."""
-        if self._state is _IDLE:
+        if self._state is IDLE:
             self._shut(at_once=False)
         elif self._transport.held:
             self.fail(failures.not_sent(cause))
-        elif self._state is not _CLOSED:
+        elif self._state is not CLOSED:
             self.fail(failures.cut(cause) if self._heard else failures.unanswered(cause, reused=self.reused))
 
     def _shut(self, *, at_once: bool) -> None:
-        known, self._state = self._state is _CLOSED, _CLOSED  # first: closing may call back with data
+        known, self._state = self._state is CLOSED, CLOSED  # first: closing may call back with data
         (self._transport.abort if at_once else self._transport.close)()
         if not known:
             self._owner.connection_closed(self)
 
     def _salvage(self) -> None:
         """Delivers what had arrived when the connection broke."""
-        if self._state in {_IDLE, _SWITCHED}:
+        if self._state in {IDLE, LENT, SWITCHED}:
             return
         for data in remains(self._transport.inner, self._socket):
             if data:
                 self.data_received(data)
-            elif self._state is _UNTIL_CLOSE and self._transport.get_extra_info("ssl_object") is not None:
+            elif self._state is UNTIL_CLOSE and self._transport.get_extra_info("ssl_object") is not None:
                 self._end()  # by close_notify; without TLS it may as well follow a reset, so it proves nothing
-            if self._state in {_IDLE, _CLOSED}:
+            if self._state in {IDLE, CLOSED}:
                 return
