@@ -11,6 +11,7 @@ import asyncio
 import errno
 import fcntl
 import os
+import select
 import socket
 import sys
 from contextlib import suppress
@@ -19,7 +20,8 @@ from typing import Protocol
 from proxy.units import KIB
 
 LEAST = 512 * KIB  # octets for which a pipe and two descriptors pay
-AT_ONCE = 128  # in the process: each has four descriptors, and all pipes of a user together have 64 MiB
+AT_ONCE = 128  # at most in the process: all pipes of a user together have 64 MiB
+DESCRIPTORS = 4  # that each has: a pipe, and both sockets once more
 _PIPE = 256 * KIB  # as much as the event loop reads at once; what a slow target leaves waits in it
 _STEPS = 4  # through the pipe in one turn of the event loop, so that everybody has one
 _UNKNOWN = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP}  # to this system, or forbidden by a sandbox
@@ -41,21 +43,24 @@ class Party(Protocol):
     def on_spliced(self) -> None:
         """All octets were moved."""
 
-    def on_source_lost(self, cause: OSError | None) -> None:
-        """The source has ended too early; without a cause, orderly."""
+    def on_source_lost(self, cause: OSError) -> None:
+        """The source has broken."""
 
     def on_target_lost(self) -> None:
         """The target takes nothing any more."""
 
-    def on_refused(self, left: int) -> None:
-        """The system does not do it. So many octets are still in the source; all others were moved."""
+    def on_refused(self, held: bytes, left: int) -> None:
+        """The system does not do it, or no further: the rest is the party's to read.
+
+        `held` has left the source already, and so many octets follow there, or its end; all others were moved.
+        """
 
 
 class Splice:
     """One stream of a known number of octets, under way from the event loop's next turn on."""
 
     __slots__ = (
-        "_descriptors",
+        "_broken",
         "_held",
         "_left",
         "_loop",
@@ -67,7 +72,9 @@ class Splice:
         "_writes",
     )
 
-    possible = sys.platform == "linux"  # until the system says otherwise
+    # until the system says otherwise
+    possible = sys.platform == "linux" and hasattr(os, "splice") and hasattr(fcntl, "F_SETPIPE_SZ")
+    at_once = AT_ONCE  # or less, as many as there are descriptors for
     under_way = 0
 
     def __init__(self, source: int, target: int, pipe: tuple[int, int], octets: int, party: Party) -> None:
@@ -78,14 +85,17 @@ class Splice:
         self._left = octets  # that are still to leave the source
         self._held = 0  # octets in the pipe
         self._party = party
+        broken = select.poll()
+        broken.register(source, 0)  # a reset is told in any case
+        self._broken = broken.poll
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(source, self._move)
         Splice.under_way += 1
 
     @classmethod
-    def available(cls) -> bool:
-        """Tells whether the system does it, and another one may begin."""
-        return cls.possible and cls.under_way < AT_ONCE
+    def available(cls, target: socket.socket) -> bool:
+        """Tells whether the system does it to such a target, and another one may begin."""
+        return cls.possible and cls.under_way < cls.at_once and target.family in _FAMILIES
 
     def close(self) -> None:
         """Lets go of both sockets, whatever is under way; the party hears nothing more. Idempotent."""
@@ -98,35 +108,49 @@ class Splice:
 
     def _move(self) -> None:
         """Moves what has come, as far as the target takes it."""
-        for _ in range(_STEPS):
-            if not self._held and not self._fill():
+        if self._source < 0:
+            return
+        for step in range(_STEPS):
+            if not self._held and not self._fill(woken=step == 0):
                 return
             while self._held:  # none may stay, since the source may have no more that would wake this up
                 if not self._drain():
                     return
-        # the source may have some: the event loop calls again
+        # the source may have some: the event loop calls again, though uvloop only once for a source that was reset
+        if self._broken(0):
+            self._loop.remove_reader(self._source)
+            self._loop.call_soon(self._move)
 
-    def _fill(self) -> bool:
-        """Moves octets from the source into the empty pipe; tells whether there were any."""
+    def _fill(self, *, woken: bool) -> bool:
+        """Moves octets from the source into the empty pipe; tells whether there were any. `woken` says there must be."""
         try:
             moved = os.splice(self._source, self._writes, min(self._left, _PIPE), flags=_FLAGS)
         except BlockingIOError:
+            if woken:  # urgent data (MSG_OOB) is in the way, which only reading passes over
+                self._give_back()
             return False
         except OSError as error:
-            self.close()
             if error.errno in _UNKNOWN:
                 Splice.possible = False
-                self._party.on_refused(self._left)
+                self._give_back()
             else:
+                self.close()
                 self._party.on_source_lost(error)
             return False
-        if not moved:
-            self.close()
-            self._party.on_source_lost(None)
+        if not moved:  # its end, or urgent data before that
+            self._give_back()
             return False
         self._left -= moved
         self._held = moved
         return True
+
+    def _give_back(self) -> None:
+        """Ends it where it is, with nothing lost."""
+        held = b""
+        while len(held) < self._held:
+            held += os.read(self._reads, self._held - len(held))
+        self.close()
+        self._party.on_refused(held, self._left)
 
     def _drain(self) -> bool:
         """Moves octets from the pipe to the target; tells whether more may come from the source."""
@@ -137,9 +161,13 @@ class Splice:
             self._loop.add_writer(self._target, self._go_on)
             self._party.on_stalled()
             return False
-        except OSError:
-            self.close()
-            self._party.on_target_lost()
+        except OSError as error:
+            if error.errno in _UNKNOWN:
+                Splice.possible = False
+                self._give_back()
+            else:
+                self.close()
+                self._party.on_target_lost()
             return False
         self._held -= moved
         self._party.on_moved(moved)
@@ -166,7 +194,7 @@ def splice(source: socket.socket, target: socket.socket, octets: int, party: Par
 
     Neither connection's transport may read or write meanwhile, nor have octets that it still holds.
     """
-    if not Splice.available() or source.family not in _FAMILIES or target.family not in _FAMILIES:
+    if not Splice.available(target) or source.family not in _FAMILIES:
         return None
     made: list[int] = []
     with suppress(OSError):  # no descriptor left, or too many pipes for this user

@@ -206,7 +206,7 @@ class DirectExchange:
 
     def _splice_rest(self) -> None:
         target, upstream = self._client.bare_socket(), self._upstream
-        if target is None or upstream is None or not Splice.available():
+        if target is None or upstream is None or not Splice.available(target):
             return
         lent = upstream.lend(LEAST)
         if lent is not None:
@@ -232,11 +232,16 @@ class DirectExchange:
         """Ends the answer."""
         self._take_back(0)
 
-    def on_refused(self, left: int) -> None:
+    def on_refused(self, held: bytes, left: int) -> None:
         """Passes the rest on as usual."""
+        if held:
+            self._octets_out += len(held)
+            self._client.send(held)
         self._take_back(left)
+        if self._client.unwritable:
+            self.pause()
 
-    def on_source_lost(self, cause: OSError | None) -> None:
+    def on_source_lost(self, cause: OSError) -> None:
         """Fails within the answer."""
         self._splice = None
         assert self._upstream is not None

@@ -19,6 +19,7 @@ from proxy.clock import SystemClock
 from proxy.errors import ConfigurationError
 from proxy.gateway.settings import Settings
 from proxy.process.assemble import Gateway
+from proxy.splicing import AT_ONCE, DESCRIPTORS, Splice
 
 _log = logging.getLogger("proxy.process")
 _limited = log.RateLimited(_log)  # what peers can cause as often as they like: handshakes that fail, and the like
@@ -43,22 +44,33 @@ def run(settings: Settings, *, source: str) -> int:
     """Serves until a signal says stop; returns the exit code. `source` tells where the configuration came from."""
     hardened = hardening.harden()
     log.configure(settings.log.format, settings.log.level)
+    settings = _clamped(settings, hardened.descriptors)
+    Splice.at_once = _splices(settings, hardened.descriptors)
     try:
-        return run_loop(_serve(_clamped(settings, hardened.descriptors), source))
+        return run_loop(_serve(settings, source))
     finally:
         log.stop()
 
 
 def _clamped(settings: Settings, descriptors: int) -> Settings:
-    """Returns settings whose connection limit the process can hold: each connection may need two descriptors."""
-    possible = max(1, (descriptors - _OTHER_DESCRIPTORS) // 2)
-    if 0 < settings.limits.connections <= possible:
+    """Returns settings whose connection limit the process can hold: each connection may need two descriptors.
+
+    A limit that is too high anyway is lowered a little more, so that there may be splices.
+    """
+    free = descriptors - _OTHER_DESCRIPTORS
+    if 0 < settings.limits.connections <= free // 2:
         return settings
+    possible = max(1, (free - min(AT_ONCE * DESCRIPTORS, free // 8)) // 2)
     _log.warning(
         "limits.connections is more than the descriptor limit (ulimit -n) allows; it is lowered",
         extra={"fields": {"configured": settings.limits.connections, "in_force": possible}},
     )
     return replace(settings, limits=replace(settings.limits, connections=possible))
+
+
+def _splices(settings: Settings, descriptors: int) -> int:
+    """Returns how many splices there may be at once: the connections must never lack a descriptor for them."""
+    return max(0, min(AT_ONCE, (descriptors - _OTHER_DESCRIPTORS - 2 * settings.limits.connections) // DESCRIPTORS))
 
 
 def _settle_memory() -> None:

@@ -16,7 +16,7 @@ import ssl
 from contextlib import suppress
 from typing import cast
 
-from proxy.errors import ErrorType, GatewayError
+from proxy.errors import GatewayError
 from proxy.gathering import GatheredTransport, Turn
 from proxy.http1 import switching
 from proxy.http1.framing import BodyKind, ChunkedDecoder, Framing
@@ -34,9 +34,8 @@ class UpstreamConnection(asyncio.Protocol):
     """A connection. `opened_with` is the TLS context that opened it; `reused` tells that it answered before."""
 
     __slots__ = (
-        "_body_open", "_buffer", "_decoder", "_heard", "_interim", "_keep", "_left", "_max_fields",
-        "_max_head_octets", "_method", "_owner", "_paused", "_poll", "_sink", "_socket", "_state", "_transport",
-        "_turn", "_unwritable", "_upgrade", "followed", "opened_with", "reused",
+        "_body_open", "_buffer", "_decoder", "_heard", "_interim", "_keep", "_left", "_max_fields", "_max_head_octets", "_method", "_owner",
+        "_paused", "_poll", "_sink", "_socket", "_state", "_transport", "_turn", "_unwritable", "_upgrade", "followed", "opened_with", "reused",
     )  # fmt: skip
 
     def __init__(
@@ -152,9 +151,10 @@ class UpstreamConnection(asyncio.Protocol):
     def lend(self, least: int) -> tuple[socket.socket, int] | None:
         """Lets the caller read so many octets, the rest of a body, off the socket until `take_back` or `fail`.
 
-        None if there are less than `least`, or not known how many, or under TLS.
+        None if there are less than `least`, or not known how many, or under TLS, or while the transport may break by itself.
         """
-        if self._state is not LENGTH or self._left < least or self.opened_with is not None:
+        bare = self._state is LENGTH and self.opened_with is None
+        if not bare or self._left < least or self._unsent() or self._transport.is_closing():
             return None
         self.pause_reading()
         self._state = LENT
@@ -167,7 +167,7 @@ class UpstreamConnection(asyncio.Protocol):
         if left:
             self.resume_reading()
         else:
-            self._end()
+            self._end(extra=bool(self._poll(0)))
 
     def abort(self) -> None:
         """Closes the connection at once, whatever is under way; the sink hears nothing. Idempotent.
@@ -265,8 +265,7 @@ class UpstreamConnection(asyncio.Protocol):
         while True:
             end = find_head_end(buffer, start)
             if max(end, 0) > self._max_head_octets or (end < 0 and len(buffer) >= self._max_head_octets):
-                size = ErrorType.HTTP_RESPONSE_HEADER_SECTION_SIZE
-                self.fail(failures.malformed("a response head is too large", size))
+                self.fail(failures.head_too_large())
                 return
             if end < 0:
                 self._buffer = buffer if isinstance(buffer, bytearray) else bytearray(buffer)
@@ -313,11 +312,10 @@ class UpstreamConnection(asyncio.Protocol):
     def _begin_body(self, head: ResponseHead, framing: Framing, *, rest: bytes) -> None:
         sink = self._sink
         assert sink is not None
-        kind = framing.kind
-        if kind is BodyKind.CHUNKED:
+        if framing.kind is BodyKind.CHUNKED:
             self._decoder = ChunkedDecoder()
             self._state = CHUNKED
-        elif kind is BodyKind.UNTIL_CLOSE:
+        elif framing.kind is BodyKind.UNTIL_CLOSE:
             self._keep = False
             self._state = UNTIL_CLOSE
         else:
@@ -358,10 +356,8 @@ class UpstreamConnection(asyncio.Protocol):
         """Ends the exchange. The last thing done in a callback: the sink may begin another one from on_end."""
         sink, self._sink = self._sink, None
         assert sink is not None
-        # the request as well must be over: its unsent rest would become part of the next one
-        unsent = self._body_open or self._unwritable or self._transport.get_write_buffer_size() > 0
         self.reused = True
-        if extra or unsent:
+        if extra or self._unsent():  # the request as well must be over: its rest would become part of the next one
             self._shut(at_once=True)
         elif self._keep and not self._transport.is_closing():
             self._state = IDLE
@@ -369,6 +365,10 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._shut(at_once=False)
         sink.on_end()
+
+    def _unsent(self) -> bool:
+        """Tells whether some of the request is still to be sent."""
+        return self._body_open or self._unwritable or self._transport.get_write_buffer_size() > 0
 
     # ---- the end of the connection
 

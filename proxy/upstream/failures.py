@@ -69,6 +69,11 @@ def cut(cause: Exception | None) -> GatewayError:
     return failure
 
 
+def head_too_large() -> GatewayError:
+    """Returns the failure of an upstream whose head is more than a head may be."""
+    return malformed("a response head is too large", ErrorType.HTTP_RESPONSE_HEADER_SECTION_SIZE)
+
+
 def malformed(detail: str, error_type: ErrorType = ErrorType.HTTP_PROTOCOL_ERROR) -> GatewayError:
     """Returns the failure of an upstream that does not speak HTTP/1.1 as it must."""
     return GatewayError(error_type, Side.UPSTREAM, detail)

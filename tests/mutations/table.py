@@ -14,6 +14,9 @@ TUNNEL = "tests/gateway/test_tunnel.py::"
 BROKEN = "tests/gateway/test_broken_ends.py::"
 STALE = "tests/gateway/test_stale_connections.py::test_it_closes_in_the_moment_of_a_request"
 REPEATED = "tests/gateway/test_repeated.py::"
+LONG = "tests/gateway/test_long_answers.py::"
+SPLICING = "tests/test_splicing.py::"
+LENDING = "tests/upstream/test_connection_lending.py::"
 
 MUTATIONS = (
     # ---- who may use the gateway
@@ -365,8 +368,8 @@ MUTATIONS = (
     Mutation(
         "octets behind a response",
         "proxy/upstream/connection.py",
-        "if extra or unsent:",
-        "if unsent:",
+        "if extra or self._unsent():",
+        "if self._unsent():",
         ("tests/upstream/test_connection_reuse.py::test_octets_after_a_response",),
     ),
     Mutation(
@@ -771,8 +774,8 @@ MUTATIONS = (
     Mutation(
         "what comes before a held request is written",
         "proxy/upstream/connection.py",
-        "if self._state is _HEAD and self.reused and self._poll(0):",
-        "if self._state is _CLOSED and self._poll(0):",
+        "if self._state is HEAD and self.reused and self._poll(0):",
+        "if self._state is CLOSED and self._poll(0):",
         ("tests/upstream/test_connection_reuse.py::test_what_comes_while_a_request_waits_to_be_sent",),
     ),
     Mutation(
@@ -865,6 +868,122 @@ MUTATIONS = (
         "self._out.cut()",
         "self._out.abort()",
         (REPEATED + "test_an_answer_that_begins_and_is_cut_in_one_turn",),
+    ),
+    # ---- long answers, from socket to socket
+    Mutation(
+        "spliced: urgent data does not wake it up for ever",
+        "proxy/splicing.py",
+        "            if woken:",
+        "            if woken is None:",
+        (SPLICING + "test_urgent_data",),
+    ),
+    Mutation(
+        "spliced: a reset behind many octets is not the last wake-up",
+        "proxy/splicing.py",
+        "if self._broken(0):",
+        "if self._broken is None:",
+        (SPLICING + "test_a_source_that_is_reset_behind_many_octets",),
+    ),
+    Mutation(
+        "spliced: nothing is done after its end",
+        "proxy/splicing.py",
+        "        if self._source < 0:\n            return\n",
+        "",
+        (SPLICING + "test_closed_before_its_next_turn",),
+    ),
+    Mutation(
+        "spliced: what is in the pipe is given back",
+        "proxy/splicing.py",
+        "self._party.on_refused(held, self._left)",
+        'self._party.on_refused(b"", self._left)',
+        (SPLICING + "test_a_target_that_refuses_it", LONG + "test_a_system_that_refuses_it"),
+    ),
+    Mutation(
+        "spliced: the pipe is closed with it",
+        "proxy/splicing.py",
+        "_close(self._source, self._target, self._reads, self._writes)",
+        "_close(self._source, self._target)",
+        (SPLICING + "test_many_at_the_same_time",),
+    ),
+    Mutation(
+        "spliced: a slow target holds the source back",
+        "proxy/splicing.py",
+        "            self._party.on_stalled()\n            return False",
+        "            return False",
+        (SPLICING + "test_a_target_that_takes_nothing_for_a_while", LONG + "test_a_client_that_takes_nothing"),
+    ),
+    Mutation(
+        "spliced: no more at once than there are descriptors for",
+        "proxy/splicing.py",
+        "cls.under_way < cls.at_once",
+        "cls.under_way < AT_ONCE",
+        (
+            SPLICING + "test_more_than_there_may_be",
+            "tests/process/test_run.py::test_long_answers_leave_descriptors_for_every_connection",
+        ),
+    ),
+    Mutation(
+        "spliced: not while the transport reads",
+        "proxy/gateway/direct_exchange.py",
+        "if self._upstream is not None and self._splice is None:",
+        "if self._upstream is not None:",
+        (LONG + "test_a_client_that_reads_as_it_likes",),
+    ),
+    Mutation(
+        "spliced: not past what waits to be written",
+        "proxy/gateway/link.py",
+        " or self._out.is_closing() or self._out.get_write_buffer_size():",
+        " or self._out.is_closing():",
+        (LONG + "test_what_waits_to_be_written_goes_first",),
+    ),
+    Mutation(
+        "spliced: not past TLS",
+        "proxy/gateway/link.py",
+        "return None if under_tls else cast(",
+        "return cast(",
+        (LONG + "test_what_is_not_spliced",),
+    ),
+    Mutation(
+        "spliced: the sockets are let go of when the upstream fails",
+        "proxy/gateway/direct_exchange.py",
+        "        self._stop_splice()\n        self._head_out",
+        "        self._head_out",
+        (LONG + "test_the_gateway_ends_within_it",),
+    ),
+    Mutation(
+        "spliced: the sockets are let go of when the client leaves",
+        "proxy/gateway/direct_exchange.py",
+        "        self._stop_splice()\n        if upstream is not None:",
+        "        if upstream is not None:",
+        (LONG + "test_a_client_that_leaves",),
+    ),
+    Mutation(
+        "spliced: a client that takes nothing holds back what is not spliced any more",
+        "proxy/gateway/direct_exchange.py",
+        "        self._take_back(left)\n        if self._client.unwritable:",
+        "        self._take_back(left)\n        if self._splice:",
+        (LONG + "test_a_client_that_takes_nothing_when_the_system_refuses",),
+    ),
+    Mutation(
+        "lent: not while the request is not sent",
+        "proxy/upstream/connection.py",
+        "self._left < least or self._unsent() or",
+        "self._left < least or",
+        (LENDING + "test_nothing_is_lent_while_the_request_is_not_sent",),
+    ),
+    Mutation(
+        "lent: not of a connection that breaks",
+        "proxy/upstream/connection.py",
+        "or self._unsent() or self._transport.is_closing():",
+        "or self._unsent():",
+        (LENDING + "test_nothing_is_lent_of_a_connection_that_breaks",),
+    ),
+    Mutation(
+        "lent: what comes behind the body is seen at once",
+        "proxy/upstream/connection.py",
+        "self._end(extra=bool(self._poll(0)))",
+        "self._end()",
+        (LENDING + "test_more_than_the_body_behind_it",),
     ),
     # ---- the process
     Mutation(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
+import sys
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -14,10 +18,14 @@ import pytest
 from proxy.clock import SystemClock
 from proxy.demo.servers import DemoServers
 from proxy.tasks import Tasks
+from proxy.units import KIB, MIB
 from tests.support import program
 from tests.support.fake_clock import until
+from tests.support.fronting import connected, request
+from tests.support.gateway import simple_configuration
 from tests.support.raw_client import RawClient, ask
 from tests.support.scripted_authorization_server import ScriptedAuthorizationServer, token_reply
+from tests.support.scripted_upstream import ScriptedConnection, ScriptedUpstream, ok
 
 GET_ORDERS = b"GET /orders HTTP/1.1\r\nHost: localhost\r\n\r\n"
 ANY_PORTS = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
@@ -189,3 +197,40 @@ async def _until_stopping(gateway: program.Serving) -> None:
 async def _end(gateway: program.Serving) -> int | None:
     await gateway.process.communicate()
     return gateway.process.returncode
+
+
+def pipes(pid: int) -> int:
+    """Returns how many pipes a process has both ends of."""
+    names = Counter(str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    return sum(times == 2 for name, times in names.items() if name.startswith("pipe"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit is Linux's")
+async def test_long_answers_leave_descriptors_for_every_connection(tmp_path: Path):
+    """What they take beside goes only as far as no connection within the limit lacks its two."""
+
+    async def begins(connection: ScriptedConnection) -> None:
+        while True:
+            long = b" /long " in await connection.request()
+            connection.send(ok(b"x" * MIB)[: 300 * KIB] if long else ok())
+
+    async with (
+        ScriptedUpstream(begins) as upstream,
+        ScriptedAuthorizationServer() as server,
+        AsyncExitStack() as stack,
+    ):
+        text = simple_configuration(server.url, f"http://127.0.0.1:{upstream.port}", top="drain_timeout: 10ms")
+        (tmp_path / "proxy.yaml").write_text(text, encoding="utf-8")
+        few, env = ("prlimit", "--nofile=200:200"), {"CLIENT_SECRET": "a secret"}
+        serving = program.serving("-c", "proxy.yaml", cwd=tmp_path, env=env, wrapper=few)
+        gateway = await stack.enter_async_context(serving)
+        assert 200 == (await ask(gateway.port, request())).status
+        before = pipes(gateway.process.pid) if os.geteuid() == 0 else 0
+        clients = [await stack.enter_async_context(connected(gateway.port)) for _ in range(59)]
+        for client in clients:
+            await client.send(request(target=b"/long"))
+            assert 200 == (await client.answer(head_only=True)).status
+            assert b"x" * 200 * KIB == await client.reader.readexactly(200 * KIB)
+        if os.geteuid() == 0:  # else the process is closed to others
+            assert before + 4 == pipes(gateway.process.pid)
+        assert "event loop error" not in (await gateway.stop()).err
