@@ -83,8 +83,8 @@ class DirectConnection(ClientLink):
 
     @property
     def head_under_way(self) -> bool:
-        """Tells whether a part of a request's head has come."""
-        return self._phase is READING and bool(self._ahead)
+        """Tells whether a part of a request's head has come, or one that nobody serves yet."""
+        return (self._phase is READING or self._phase is RETURNING) and bool(self._ahead)
 
     # ---- the client's octets
 

@@ -14,6 +14,7 @@ import pytest
 
 from proxy.clock import SystemClock
 from proxy.gateway import relay
+from proxy.gateway.phase import RETURNING
 from proxy.tasks import Tasks
 from tests.support.both_loops import on_both_loops
 from tests.support.fronting import ONE_TRY, connected, in_front_of, request
@@ -289,3 +290,39 @@ async def test_a_last_chunk_that_is_more_than_the_client_takes(tmp_path: Path):
         upstream.go_on()
         async with asyncio.timeout(10):
             assert 200 == (await ask(gateway.port, request())).status
+
+
+@on_both_loops
+async def test_a_drain_ends_with_a_request_that_waits_for_its_client_to_read(tmp_path: Path):
+    """It is of another kind, and the connection changes hands only when the last answer is written: it was cut off."""
+    if not Taken.direct:
+        pytest.skip("there, a connection never changes hands")
+
+    async def large(connection: ScriptedConnection) -> None:
+        await connection.request()
+        connection.send(ok())
+        await connection.request()
+        connection.send(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1312d00\r\n%b\r\n0\r\n\r\n" % (b"x" * 20_000_000)
+        )
+
+    async with (
+        ScriptedUpstream(large) as upstream,
+        in_front_of(upstream.port, tmp_path) as gateway,
+        connected(gateway.port) as client,
+    ):
+        await client.send(request())
+        assert 200 == (await client.answer()).status
+        server = gateway.gateway.server
+        (kept,) = server._direct.connections
+        kept.transport.set_write_buffer_limits(high=1_000_000_000)
+        client.writer.transport.pause_reading()
+        await client.send(request())
+        await until(lambda: len(upstream.connections[0].requests) == 2 and kept.idle)
+        await client.send(request(b"POST", b"/", b"Transfer-Encoding: chunked") + b"0\r\n\r\n")
+        await until(lambda: kept._phase is RETURNING)
+        tasks = Tasks()
+        stopping = tasks.start(server.drain(3600), name="drain")
+        await CLOCK.sleep(0.05)
+        gateway.gateway.hurry()
+        assert not await stopping
