@@ -200,7 +200,10 @@ def served_line(served: Served, duration_s: float, target: str, about: tuple[str
     if not _installed or _access.handlers:
         return False
     log = _installed[-1]
-    line = None if log.served is None else log.served.line(_wall(), served, duration_s, target, about)
+    try:
+        line = None if log.served is None else log.served.line(_wall(), served, duration_s, target, about)
+    except Exception:  # noqa: BLE001  # no request may fail of its line: `Log.write` tells of what is wrong
+        return False
     if line is None:
         return False
     log.put(line)

@@ -84,13 +84,13 @@ class ServedLines:
 
     def _open(self, millisecond: int) -> None:
         """Notes how the lines of this millisecond begin."""
-        self._millisecond = millisecond
         second, thousandths = divmod(millisecond, 1000)
         if second != self._second:
-            self._second = second
             line = self._lines.line(second, *ACCESS, fields={"request_id": ""})
             self._before, _, self._behind = line.removesuffix('""}').partition(".000Z")
+            self._second = second
         self._opening = f"{self._before}.{thousandths:03d}Z{self._behind}"
+        self._millisecond = millisecond
 
     def _route(self, about: tuple[str, str]) -> str:
         """Returns what stands between the octets and the number of tries."""

@@ -50,14 +50,15 @@ def send_last(transport: asyncio.Transport, data: bytes) -> bytes:
         shared = socket.SocketType(end.family, socket.SOCK_STREAM, 0, end.fileno())
     except OSError:
         return data
+    sent = 0
     try:
         sent = shared.send(data, _MORE)
-    except OSError:  # a full buffer, or a peer that is gone: the transport finds out
-        sent = 0
-    if sent == len(data):
-        with suppress(OSError):  # of a peer that is gone
+        if sent == len(data):
             shared.shutdown(socket.SHUT_WR)
-    shared.detach()  # the descriptor stays the transport's
+    except OSError:  # a full buffer, or a peer that is gone: the transport finds out
+        pass
+    finally:
+        shared.detach()  # the descriptor stays the transport's, whatever is raised
     return data[sent:]
 
 

@@ -187,6 +187,18 @@ async def test_a_gateway_writes_either_line(
     }
 
 
+def test_a_line_that_cannot_be_made():
+    """Nothing is raised into the request that it tells of; what is wrong is told as of every line, and the next one is made."""
+    stream = io.StringIO()
+    handle = log.configure("json", "info", stream)
+    try:
+        assert not log.served_line(Told(peer=None), 1.0, "/", ("all", "main"))  # type: ignore[arg-type]
+        assert log.served_line(Told(), 1.0, "/", ("all", "main"))
+    finally:
+        handle.detach()
+    assert json.loads(stream.getvalue())["client"] == "127.0.0.1"
+
+
 def test_a_level_above_info():
     """No access line is written, however it would be made."""
     stream = io.StringIO()

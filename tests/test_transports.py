@@ -139,6 +139,17 @@ async def test_a_transport_that_has_closed():
 
 
 @on_both_loops
+async def test_octets_that_cannot_be_sent():
+    """Whatever is raised, the descriptor stays the transport's: it serves on, and closes it."""
+    async with linked() as (transport, theirs, _):
+        with pytest.raises(TypeError):
+            send_last(transport, None)  # type: ignore[arg-type]
+        transport.write(b"the last")
+        transport.close()
+        assert await asyncio.to_thread(everything, theirs) == b"the last"
+
+
+@on_both_loops
 async def test_a_peer_that_is_gone():
     """The transport finds it out, as after any write."""
     async with linked() as (transport, theirs, _):

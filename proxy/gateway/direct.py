@@ -174,8 +174,8 @@ class DirectConnection(ClientLink):
             self.go_on(fault)
             return
         if decision.__class__ is Forward and not decision.admitted.binds_connection:
-            self._exchange.begin(decision, record, stays=self._stays)
-            self.dispatch(decision, body, decision.admitted.plan.pool.take_idle(asked_later=True))
+            upstream = self._exchange.begin(decision, record, length=left, stays=self._stays)
+            self.dispatch(decision, body, upstream)
         else:
             self._queue += body
             self.go_on(Begun(decision))

@@ -53,8 +53,11 @@ class DirectExchange:
         self._lagged_s = 0.0  # that the client was waited for to take its answers
         self.started = False  # the answer has begun
 
-    def begin(self, forward: Forward, record: RequestRecord, *, stays: bool) -> None:
-        """Takes a request that is decided; `stays` says that the client's connection may serve another one."""
+    def begin(self, forward: Forward, record: RequestRecord, *, length: int, stays: bool) -> UpstreamConnection | None:
+        """Takes a request that is decided, with a body of so many octets; returns an idle connection, if there is one.
+
+        `stays` says that the client's connection may serve another one.
+        """
         self._forward = forward
         self._record = record
         self._stays = stays
@@ -66,6 +69,9 @@ class DirectExchange:
         record.routed(plan)
         plan.retry_budget.earn()
         self._handler.traffic.begin(self)
+        # with a body that may not be held it could go on no other one: then it is asked at once
+        held = not length or length <= plan.route.on_unauthorized.max_replay_body
+        return plan.pool.take_idle(asked_later=held)
 
     def start(self, upstream: UpstreamConnection, body: bytes) -> None:
         """Sends the request on a connection, with what has come of its body."""

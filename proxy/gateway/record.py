@@ -106,6 +106,7 @@ class RequestRecord:
     def unsent(self) -> None:
         """Takes back that a try went: nothing of it was sent, and it goes on another connection."""
         self.tries -= 1
+        self.sent_s = None
         self.request_octets = 0
 
     def answered(self) -> float:

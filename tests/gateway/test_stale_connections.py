@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,52 @@ async def test_it_closes_in_the_moment_of_a_request(
                 stale.setblocking(False)
                 with contextlib.suppress(ConnectionResetError):  # what it said unasked was not read
                     assert await loop.sock_recv(stale, 1) == b""
+
+
+@asynccontextmanager
+async def one_kept(
+    folder: Path, *, route: str = ""
+) -> AsyncIterator[tuple[socket.socket, socket.socket, socket.socket]]:
+    """A client of a gateway that keeps one connection; its upstream's listener, and its end of that connection."""
+    route = f"retries: {{connect: 0, budget: 0}}\n{route}"
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        server.setblocking(False)
+        async with (
+            asyncio.timeout(WITHIN_S),
+            in_front_of(server.getsockname()[1], folder, route=route) as gateway,
+        ):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port)))
+            client.setblocking(False)
+            (end,) = await kept(server, [client])
+            yield client, server, stack.enter_context(end)
+
+
+@pytest.mark.parametrize("size", [4, 20_000], ids=["sent at the end of the turn", "sent at once"])
+@on_both_loops
+async def test_a_body_that_is_not_held(size: int, tmp_path: Path):
+    """It goes on another connection like any other, since this one is asked before it is taken."""
+    loop, body = asyncio.get_running_loop(), b"x" * (size - 1) + b"!"
+    async with one_kept(tmp_path, route="on_unauthorized: {max_replay_body: 0}") as (client, server, stale):
+        client.send(request(b"POST", b"/2", body=body))
+        stale.shutdown(socket.SHUT_WR)
+        with (await loop.sock_accept(server))[0] as taken:
+            assert (await received(taken, b"!")).endswith(body)
+            await loop.sock_sendall(taken, ok(b"second"))
+            assert (await received(client, b"second")).startswith(b"HTTP/1.1 200 ")
+
+
+@on_both_loops
+async def test_there_is_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Nothing was sent, and the log says so: no try, and no time before one."""
+    caplog.set_level("INFO", "proxy.access")
+    loop = asyncio.get_running_loop()
+    async with one_kept(tmp_path) as (client, server, stale):
+        client.send(request(target=b"/2"))
+        stale.shutdown(socket.SHUT_WR)
+        server.close()
+        assert (await loop.sock_recv(client, 65536)).startswith(b"HTTP/1.1 502 ")
+        await until(lambda: len(caplog.records) > 1)
+        line = caplog.records[-1].__dict__["fields"]
+        assert ("/2", "connection_refused", 0) == (line["target"], line["error"], line["tries"])
+        assert "before_upstream_ms" not in line

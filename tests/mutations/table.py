@@ -671,6 +671,20 @@ MUTATIONS = (
         (STALE,),
     ),
     Mutation(
+        "a connection is asked before a request that could go on no other",
+        "proxy/gateway/direct_exchange.py",
+        "asked_later=held",
+        "asked_later=True",
+        ("tests/gateway/test_stale_connections.py::test_a_body_that_is_not_held",),
+    ),
+    Mutation(
+        "what was not sent has no time",
+        "proxy/gateway/record.py",
+        "        self.tries -= 1\n        self.sent_s = None\n",
+        "        self.tries -= 1\n",
+        ("tests/gateway/test_stale_connections.py::test_there_is_no_other",),
+    ),
+    Mutation(
         "a request that went nowhere was no try",
         "proxy/gateway/record.py",
         "        self.tries -= 1",
