@@ -1,4 +1,4 @@
-"""A protected API for the soak: echoes, server-sent events and WebSockets, each with a token that is live, or 401."""
+"""A protected API for the soak: echoes, long answers, server-sent events and WebSockets, each with a token that is live, or 401."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class SoakApi:
     def _application(self) -> web.Application:
         application = web.Application(client_max_size=1 << 24)
         application.router.add_route("*", "/echo/{nonce}", self._echo)
+        application.router.add_get("/long/{nonce}", self._long)
         application.router.add_get("/events/{nonce}", self._events)
         application.router.add_get("/chat/{nonce}", self._chat)
         return application
@@ -52,6 +53,11 @@ class SoakApi:
         self._admit(request)
         body = await request.read()
         return web.Response(body=request.match_info["nonce"].encode() + b" " + body)
+
+    async def _long(self, request: web.Request) -> web.Response:
+        """Answers with the nonce as often as was asked for."""
+        self._admit(request)
+        return web.Response(body=request.match_info["nonce"].encode() * int(request.query["times"]))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Sends as many events as were asked for, the nonce in each."""

@@ -78,7 +78,7 @@ async def in_flight(admin: str) -> int:
 @pytest.mark.timeout(LONG_S + 120)
 @pytest.mark.parametrize("duration_s", [SHORT_S, pytest.param(LONG_S, marks=pytest.mark.slow)], ids=["short", "long"])
 async def test_soak(tmp_path: Path, duration_s: int):
-    """Streams, tunnels, requests and cancels, with tokens of five seconds and secrets that change: all flat, no fault."""
+    """Streams, tunnels, long answers, requests and cancels, with tokens of five seconds and secrets that change: all flat, no fault."""
     servers = DemoServers(clock=CLOCK, lifetime_s=LIFETIME_S)
     api, tasks, rotations = SoakApi(servers.tokens, CLOCK), Tasks(), list[float]()
     async with servers:
@@ -128,7 +128,7 @@ routes:
     )
     assert [] == traffic.faults
     assert {} == dict(api.refusals)
-    assert {"plain", "alone", "events", "chat"} <= set(traffic.done)
+    assert {"plain", "alone", "long", "events", "chat"} <= set(traffic.done)
     assert sum(number for name, number in traffic.done.items() if name.endswith("cancelled")) > 0
     assert servers.authorization_server.grants >= duration_s / LIFETIME_S
     assert growth(usage.resident) < 4 * MIB

@@ -11,6 +11,7 @@ from random import Random
 import aiohttp
 
 from proxy.clock import Clock
+from proxy.units import KIB
 
 CANCELS = 0.1  # of the exchanges are to be given up; half of those are over sooner
 WITHIN_S = 30.0  # for one answer, one event, or one message
@@ -30,7 +31,7 @@ class Traffic:
     async def run(self, until_s: float) -> None:
         """Keeps all clients busy until then."""
         kinds: list[Callable[[aiohttp.ClientSession, str], Awaitable[None]]] = []
-        kinds += [self._plain] * 8 + [self._alone] * 2 + [self._events] * 6 + [self._chat] * 6
+        kinds += [self._plain] * 8 + [self._alone] * 2 + [self._long] * 3 + [self._events] * 6 + [self._chat] * 6
         await asyncio.gather(*(self._client(kind, until_s) for kind in kinds))
 
     async def _client(self, kind: Callable[[aiohttp.ClientSession, str], Awaitable[None]], until_s: float) -> None:
@@ -81,6 +82,22 @@ class Traffic:
         async with asyncio.timeout(WITHIN_S), asked as response:
             self._expect(nonce, (200, nonce.encode() + b" "), (response.status, await response.read()))
         await self._clock.sleep(self._random.random() * 0.1)
+
+    async def _long(self, session: aiohttp.ClientSession, nonce: str) -> None:
+        """An answer of megabytes, which some take slowly."""
+        times = self._random.choice([50_000, 200_000, 500_000])
+        pause_s = self._random.choice([0.0, 0.0, 0.01])
+        async with (
+            asyncio.timeout(WITHIN_S),
+            session.get(f"{self._url}/long/{nonce}", params={"times": times}) as response,
+        ):
+            self._expect(nonce, 200, response.status)
+            body = bytearray()
+            while piece := await response.content.read(64 * KIB):
+                body += piece
+                await self._clock.sleep(pause_s)
+            self._expect(nonce, True, body == nonce.encode() * times)
+        await self._clock.sleep(self._random.random() * 0.5)
 
     async def _events(self, session: aiohttp.ClientSession, nonce: str) -> None:
         """A stream of events, of up to eight seconds: longer than a token lives."""
