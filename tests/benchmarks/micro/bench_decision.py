@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+from proxy import log
 from proxy.clock import SystemClock
 from proxy.gateway.decide import Forward, decide
 from proxy.gateway.problem import Reply
 from proxy.gateway.record import RequestRecord
 from proxy.gateway.rewrite import outbound_lines
 from proxy.gateway.settings import LogSettings
+from proxy.gateway.snapshot import Snapshot
 from proxy.http1.framing import request_framing
 from proxy.http1.wire import head_octets, parse_request_head
 from proxy.metrics import Histogram
@@ -61,24 +66,33 @@ def test_token_read(benchmark: Benchmark) -> None:
     assert benchmark(plan.source.current) is not None
 
 
+def _counted(in_force: Snapshot, settings: LogSettings) -> int:
+    """A request's whole record; returns the status."""
+    (plan,) = in_force.plans.values()
+    record = RequestRecord(
+        in_force, CLOCK, method=b"GET", target=b"/", peer="127.0.0.1", request_id=REQUEST_ID, settings=settings
+    )
+    record.routed(plan)
+    record.sent()
+    record.answered()
+    record.replied(200)
+    record.finish()
+    return record.status
+
+
 def test_record(benchmark: Benchmark) -> None:
     """All that is counted of one request, without the access log."""
-    in_force = snapshot()
-    (plan,) = in_force.plans.values()
-    settings = LogSettings(access=False)
+    assert benchmark(_counted, snapshot(), LogSettings(access=False)) == 200
 
-    def counted() -> int:
-        record = RequestRecord(
-            in_force, CLOCK, method=b"GET", target=b"/", peer="127.0.0.1", request_id=b"1", settings=settings
-        )
-        record.routed(plan)
-        record.sent()
-        record.answered()
-        record.replied(200)
-        record.finish()
-        return record.status
 
-    assert benchmark(counted) == 200
+def test_record_with_its_line(benchmark: Benchmark) -> None:
+    """The same with its access line, up to the queue of the thread that writes it."""
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        handle = log.configure("json", "info", nowhere)
+        try:
+            assert benchmark(_counted, snapshot(), LogSettings(access=True)) == 200
+        finally:
+            handle.detach()
 
 
 def test_histogram(benchmark: Benchmark) -> None:
