@@ -59,18 +59,7 @@ class Party(Protocol):
 class Splice:
     """One stream of a known number of octets, under way from the event loop's next turn on."""
 
-    __slots__ = (
-        "_broken",
-        "_held",
-        "_left",
-        "_loop",
-        "_party",
-        "_reads",
-        "_sink",
-        "_source",
-        "_target",
-        "_writes",
-    )
+    __slots__ = ("_broken", "_held", "_left", "_loop", "_party", "_reads", "_source", "_target", "_writes")
 
     # until the system says otherwise
     possible = sys.platform == "linux" and hasattr(os, "splice") and hasattr(fcntl, "F_SETPIPE_SZ")
