@@ -167,7 +167,7 @@ class DirectExchange:
 
     def on_end(self) -> None:
         """Ends the answer; the client's connection goes on to its next request."""
-        upstream, self._upstream = self._upstream, None  # before the client can hold it back again
+        upstream, self._upstream = self._upstream, None
         assert upstream is not None
         last = self._head_out + LAST_CHUNK if self._chunked else self._head_out
         if last:
