@@ -4,9 +4,9 @@
 other libraries log may quote a client's bytes or hold a traceback with a secret in its text: of their records only the
 logger's name and the type of the exception are written. The same holds for exceptions that nobody caught.
 
-Beside it: ``access_line`` and ``served_line`` for the one line of each request, ``redact_query`` for request targets, and ``RateLimited``
-for warnings that a peer can cause as often as it likes (``proxy/log_limit.py``). ``proxy/log_format.py`` makes the lines
-(``proxy/served_lines.py`` nearly all of a busy gateway's), ``proxy/log_writer.py`` writes them.
+Beside it: ``access_line`` and ``served_line`` for the one line of each request, ``redact_query`` for request targets, and
+``RateLimited`` for warnings that a peer can cause as often as it likes (``proxy/log_limit.py``). ``proxy/log_format.py``
+makes the lines (``proxy/served_lines.py`` nearly all of a busy gateway's), ``proxy/log_writer.py`` writes them.
 """
 
 from __future__ import annotations

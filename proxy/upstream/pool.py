@@ -97,8 +97,8 @@ class Pool:
     def take_idle(self, *, asked_later: bool = False) -> UpstreamConnection | None:
         """Returns the newest idle connection that is fit for use, None if there is none. O(1), no await.
 
-        Whether it is, it is asked itself, but by who will be told by it just before the request is written. Nobody
-        overtakes those who wait: while there are any, nothing is idle.
+        With `asked_later` it is not asked whether it is quiet: it looks itself just before a request is written, and fails
+        that as not sent. Nobody overtakes those who wait: while there are any, nothing is idle.
         """
         while self._idle:
             connection, since_s = self._idle.popitem()
