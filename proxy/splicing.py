@@ -119,10 +119,7 @@ class Splice:
                 self._give_back()
             return False
         except OSError as error:
-            if error.errno in _UNKNOWN:
-                Splice.possible = False
-                self._give_back()
-            else:
+            if not self._refused(error):
                 self.close()
                 self._party.on_source_lost(error)
             return False
@@ -131,6 +128,14 @@ class Splice:
             return False
         self._left -= moved
         self._held = moved
+        return True
+
+    def _refused(self, error: OSError) -> bool:
+        """Gives back what the system does not do at all; tells whether that is so."""
+        if error.errno not in _UNKNOWN:
+            return False
+        Splice.possible = False
+        self._give_back()
         return True
 
     def _give_back(self) -> None:
@@ -151,10 +156,7 @@ class Splice:
             self._party.on_stalled()
             return False
         except OSError as error:
-            if error.errno in _UNKNOWN:
-                Splice.possible = False
-                self._give_back()
-            else:
+            if not self._refused(error):
                 self.close()
                 self._party.on_target_lost()
             return False

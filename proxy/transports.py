@@ -39,7 +39,7 @@ def send_last(transport: asyncio.Transport, data: bytes) -> bytes:
     """Sends the last octets and the end behind them, of TCP in one segment; returns what is still to be sent by the transport.
 
     That is all of it under TLS, where something waits before it, and where the system takes nothing at once. Sent by
-    itself, the end would be a segment of its own, at most of what a connection for one request costs.
+    itself, the end would be a segment of its own, which has its own way through the system and wakes the peer again.
     """
     end = transport.get_extra_info("socket")
     if end is None or transport.is_closing() or transport.get_write_buffer_size() or end.family not in _TCP:

@@ -12,20 +12,10 @@ import pytest
 from proxy.transports import abort, send_last
 from proxy.units import MIB
 from tests.support.both_loops import on_both_loops
+from tests.support.lost import Lost
 from tests.support.scripted_upstream import WITHIN_S
 
 FAMILIES = {"IPv4": (socket.AF_INET, "127.0.0.1"), "IPv6": (socket.AF_INET6, "::1")}
-
-
-class Lost(asyncio.Protocol):
-    """Notes the end."""
-
-    def __init__(self) -> None:
-        self.lost = asyncio.Event()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self.lost.set()
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A client's connection on the direct path, as the exchange under way uses it."""
+"""A client's connection on the direct path, as its request uses it: while it waits for its connection, and under way."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ class Client(Protocol):
     @property
     def body_complete(self) -> bool:
         """All of the request's body has come, and was sent."""
+
+    def read_nowait(self) -> bytes:
+        """Returns what has come of the request's body."""
 
     def untaken(self) -> int:
         """Returns how many octets were written that the client's side has not taken yet, the system's included."""

@@ -8,23 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
 
 from proxy.errors import GatewayError
+from proxy.gateway.client import Client
 from proxy.gateway.decide import Forward
 from proxy.gateway.direct_exchange import DirectExchange
 from proxy.tasks import Tasks
 from proxy.upstream.connection import UpstreamConnection
-
-
-class Client(Protocol):
-    """The client's connection, as its opening uses it."""
-
-    def read_nowait(self) -> bytes:
-        """Returns what has come of the request's body."""
-
-    def dispatch(self, forward: Forward, body: bytes, upstream: UpstreamConnection | None) -> None:
-        """Sends the request, with what has come of its body: on this connection, or when it has got one."""
 
 
 class Opening:

@@ -9,24 +9,16 @@ from contextlib import asynccontextmanager
 
 from proxy.gathering import GatheredTransport, Turn
 from proxy.units import KIB
+from tests.support.lost import Lost
 from tests.support.scripted_upstream import WITHIN_S
 
 _LARGE = 64 * KIB
 
 
-class _Lost(asyncio.Protocol):
-    def __init__(self) -> None:
-        self.lost = asyncio.Event()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self.lost.set()
-
-
 @asynccontextmanager
-async def _link(turn: Turn) -> AsyncIterator[tuple[GatheredTransport, asyncio.StreamReader, _Lost]]:
+async def _link(turn: Turn) -> AsyncIterator[tuple[GatheredTransport, asyncio.StreamReader, Lost]]:
     ours, theirs = socket.socketpair()
-    transport, protocol = await asyncio.get_running_loop().create_connection(_Lost, sock=ours)
+    transport, protocol = await asyncio.get_running_loop().create_connection(Lost, sock=ours)
     reader, writer = await asyncio.open_connection(sock=theirs)
     try:
         async with asyncio.timeout(WITHIN_S):
