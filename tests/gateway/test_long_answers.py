@@ -113,6 +113,15 @@ async def under_way(count: int = 1) -> None:
     await until(lambda: Splice.under_way == count)
 
 
+async def half_read(client: RawClient) -> bytes:
+    """Asks for `it`, and reads until its second half is to come and is spliced; returns the first one."""
+    await client.send(get("it"))
+    await client.answer(head_only=True)
+    body = await client.reader.readexactly(SIZE - HALF)
+    await under_way()
+    return body
+
+
 async def untaken(connection: ScriptedConnection) -> int:
     """Returns how much of what an upstream sends is not taken, once that does not change any more."""
     before = -1
@@ -425,10 +434,7 @@ async def test_urgent_data_within_an_answer(folder: Path, begun: list[int]):
         fronted(upstream.port, folder) as gateway,
         connected(gateway.port) as client,
     ):
-        await client.send(get("it"))
-        await client.answer(head_only=True)
-        body = await client.reader.readexactly(SIZE - HALF)
-        await under_way()
+        body = await half_read(client)
         upstream.go_on()
         assert text("it") == body + await client.reader.readexactly(HALF)
         assert begun
@@ -476,10 +482,7 @@ async def test_an_upstream_that_leaves(
         fronted(upstream.port, folder, route=ONE_TRY) as gateway,
         connected(gateway.port) as client,
     ):
-        await client.send(get("it"))
-        await client.answer(head_only=True)
-        body = await client.reader.readexactly(SIZE - HALF)
-        await under_way()
+        body = await half_read(client)
         leave(upstream.connections[0])
         with suppress(ConnectionError):
             assert b"" == await client.reader.read(100)
@@ -528,10 +531,7 @@ async def test_an_upstream_that_stalls(folder: Path, route: str, error: str, cap
         fronted(upstream.port, folder, route=route) as gateway,
         connected(gateway.port) as client,
     ):
-        await client.send(get("it"))
-        await client.answer(head_only=True)
-        await client.reader.readexactly(SIZE - HALF)
-        await under_way()
+        await half_read(client)
         with suppress(ConnectionError):
             assert b"" == await client.reader.read(100)
         assert "upstream" == (await line_of(caplog))["failed"]
@@ -565,10 +565,7 @@ async def test_draining_waits_for_it(folder: Path):
         fronted(upstream.port, folder) as gateway,
         connected(gateway.port) as client,
     ):
-        await client.send(get("it"))
-        await client.answer(head_only=True)
-        body = await client.reader.readexactly(SIZE - HALF)
-        await under_way()
+        body = await half_read(client)
         stopping = tasks.start(gateway.gateway.server.drain(20), name="drain")
         await until(lambda: gateway.gateway.server._handler.traffic.draining)
         upstream.go_on()
@@ -586,10 +583,7 @@ async def test_the_gateway_ends_within_it(folder: Path, end: str):
         fronted(upstream.port, folder) as gateway,
         connected(gateway.port) as client,
     ):
-        await client.send(get("it"))
-        await client.answer(head_only=True)
-        await client.reader.readexactly(SIZE - HALF)
-        await under_way()
+        await half_read(client)
         ending: Awaitable[object] = (
             gateway.gateway.server.drain(0) if end == "drain" else gateway.gateway._pools.close()
         )
